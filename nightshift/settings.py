@@ -1,0 +1,257 @@
+"""Settings, read once and typed: params.yaml, the presets in conf/ that it names, and an optional hardware.yaml.
+
+A preset says what a thing *is* (the sizes of an encoder, the source of a data set), params.yaml what we *do* with it.
+`train` holds for both arms; `frozen` and `lora` may each override any key of it for themselves. What must never cause a
+rerun (device, threads) is in hardware.yaml, read from DVC_ROOT because a queued run does not see ignored files.
+"""
+
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from nightshift.errors import UserError, nearest
+
+ArmName = Literal["frozen", "lora"]
+SYNTHETIC = Path("data/raw/synthetic")
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0)]
+
+
+class Section(BaseModel):
+    """Strict: an unknown key or a value of another type is an error."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Use(Section):
+    encoder: str
+    data: str
+
+
+class Encoder(Section):
+    """What an encoder is: the arguments of sam3's `ViT` and `Sam3DualViTDetNeck`. Sides in pixels, window in tokens."""
+
+    img_size: Positive
+    pretrain_img_size: Positive
+    patch_size: Positive
+    embed_dim: Positive
+    depth: Positive
+    num_heads: Positive
+    mlp_ratio: Rate
+    drop_path_rate: Fraction
+    window_size: Positive
+    global_blocks: list[Annotated[int, Field(ge=0)]]
+    d_model: Positive
+    seed: Annotated[int, Field(ge=0)]
+
+    @model_validator(mode="after")
+    def check(self) -> Self:
+        if self.embed_dim % (4 * self.num_heads):
+            raise ValueError(f"embed_dim {self.embed_dim} must be a multiple of 4 x num_heads ({4 * self.num_heads})")
+        if max(self.global_blocks, default=-1) != self.depth - 1:
+            raise ValueError(f"the last of global_blocks must be the last block, {self.depth - 1}")
+        if self.img_size % self.patch_size or self.pretrain_img_size % self.patch_size:
+            raise ValueError(f"img_size and pretrain_img_size must be multiples of patch_size {self.patch_size}")
+        return self
+
+
+class Simulated(Section):
+    """Synthetic angiograms; see `nightshift.simulator.Simulation` for what each number means."""
+
+    kind: Literal["simulated"]
+    patients: Positive
+    views: Positive
+    size: Positive
+    frames: Positive
+    target: Literal["artery", "tree"]
+    artery: Literal["LAD", "LCX", "RCA"]
+    val: Fraction
+    test: Fraction
+    seed: Annotated[int, Field(ge=0)]
+    split: Literal["given", "made"]
+
+
+class Manifest(Section):
+    """A CSV with one row per case, in the user's own schema; paths in it are relative to it."""
+
+    kind: Literal["manifest"]
+    path: str
+    split: Literal["given", "made"]
+
+
+class Folder(Section):
+    """Two folders of pictures paired by name, no angles, no patients."""
+
+    kind: Literal["folder"]
+    images: str
+    masks: str
+    split: Literal["made"]
+
+
+class Data(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    source: Annotated[Simulated | Manifest | Folder, Field(discriminator="kind")]
+
+
+class EncoderUse(Section):
+    """`resolution`: side, in pixels, of the square that a frame is brought to; `native`: the preset's img_size."""
+
+    resolution: Positive | Literal["native"]
+
+
+class Probe(Section):
+    resolutions: list[Positive]
+
+
+class Prepare(Section):
+    """Fractions of patients (cases where there are no patients) and the seed, for data whose split is `made`."""
+
+    val: Fraction
+    test: Fraction
+    seed: Annotated[int, Field(ge=0)]
+
+
+class View(Section):
+    mode: Literal["film", "none"]
+
+
+class Head(Section):
+    width: Annotated[int, Field(ge=8, multiple_of=8)]
+    detail: bool
+
+
+class Train(Section):
+    epochs: Positive
+    batch_size: Positive
+    learning_rate: Rate
+    weight_decay: Annotated[float, Field(ge=0)]
+    warmup: Fraction
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+
+
+class Frozen(Section):
+    """Only overrides of `train`."""
+
+    epochs: Positive | None = None
+    batch_size: Positive | None = None
+    learning_rate: Rate | None = None
+    weight_decay: Annotated[float, Field(ge=0)] | None = None
+    warmup: Fraction | None = None
+
+
+class Lora(Frozen):
+    """The adapter, and overrides of `train`. `targets`: Linear layers of a block, as `attn.qkv`, `mlp.fc1`."""
+
+    rank: Positive
+    alpha: Rate
+    dropout: Fraction
+    targets: Annotated[list[Literal["attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"]], Field(min_length=1)]
+    blocks: Literal["all"] | dict[Literal["last"], Positive] | list[Annotated[int, Field(ge=0)]]
+
+
+class Hardware(Section):
+    """Where it runs. None of this may change a result; threads do in the last bits, so they are fixed at 2."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: Positive = 2
+
+
+class Settings(Section):
+    use: Use
+    encoder: EncoderUse
+    probe: Probe
+    prepare: Prepare
+    view: View
+    head: Head
+    train: Train
+    frozen: Frozen
+    lora: Lora
+
+    @cached_property
+    def preset(self) -> Encoder:
+        """The encoder preset that `use.encoder` names."""
+        return read_preset("encoder", self.use.encoder, Encoder)
+
+    @cached_property
+    def data(self) -> Simulated | Manifest | Folder:
+        """The data preset that `use.data` names."""
+        return read_preset("data", self.use.data, Data).source
+
+    @property
+    def resolution(self) -> int:
+        return self.preset.img_size if self.encoder.resolution == "native" else self.encoder.resolution
+
+    def train_for(self, arm: ArmName) -> Train:
+        """`train` with the arm's own overrides."""
+        own = getattr(self, arm)
+        return self.train.model_copy(update={k: v for k in Frozen.model_fields if (v := getattr(own, k)) is not None})
+
+
+def root() -> Path:
+    """The main checkout, also from within a queued run, which DVC gives a copy of the workspace."""
+    return Path(os.environ.get("DVC_ROOT", "."))
+
+
+def read() -> Settings:
+    """Read params.yaml of the current folder.
+
+    Raises UserError: file missing or not YAML, key unknown or missing, value of another type.
+    """
+    return _parse(Path("params.yaml"), Settings)
+
+
+def hardware() -> Hardware:
+    path = root() / "hardware.yaml"
+    return _parse(path, Hardware) if path.exists() else Hardware()
+
+
+def read_preset(group: str, name: str, model: type[BaseModel]) -> Any:
+    """Read conf/GROUP/NAME.yaml as `model`. Raises UserError as `read` does, and for an unknown preset."""
+    folder = Path("conf") / group
+    path = folder / f"{name}.yaml"
+    known = sorted(p.stem for p in folder.glob("*.yaml"))
+    if name not in known:
+        raise UserError(f"params.yaml: use.{group}: no preset '{name}' in {folder.as_posix()}/; {nearest(name, known)}")
+    return _parse(path, model)
+
+
+def _parse(path: Path, model: type[BaseModel]) -> Any:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run from the project's root") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not readable as YAML: {error}") from None
+    try:
+        return model.model_validate({"source": values} if model is Data else values)
+    except ValidationError as error:
+        raise UserError(f"{path}: " + "; ".join(_explain(e, model) for e in error.errors()[:3])) from None
+
+
+def _explain(error: dict[str, Any], model: type[BaseModel]) -> str:
+    """One clause per pydantic error: the key with its section, what was given, what is valid."""
+    place = [
+        str(p)
+        for p in error["loc"]
+        if p not in ("source", *(m.model_fields["kind"].annotation.__args__[0] for m in (Simulated, Manifest, Folder)))
+    ]
+    key = ".".join(place) or "the file"
+    if error["type"] == "extra_forbidden":
+        return f"unknown key '{key}'; {nearest(place[-1], _fields(model, place[:-1], error))}"
+    if error["type"] == "missing":
+        return f"key '{key}' is missing"
+    return f"{key}: {error['msg']}, got {error['input']!r}"
+
+
+def _fields(model: type[BaseModel], place: list[str], error: dict[str, Any]) -> list[str]:
+    if model is Data:
+        model = {"simulated": Simulated, "manifest": Manifest, "folder": Folder}[error["loc"][1]]
+    for name in place:
+        model = model.model_fields[name].annotation
+    return list(model.model_fields)
