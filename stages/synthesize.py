@@ -1,0 +1,24 @@
+"""Simulated angiograms -> data/raw/synthetic, where the data preset is a simulated one; else a note that says so."""
+
+from nightshift import settings
+from nightshift.errors import run
+from nightshift.files import replacing, write_text
+from nightshift.progress import bar
+from nightshift.settings import SYNTHETIC, Simulated
+from nightshift.simulator import Simulation, write_dataset
+
+
+def main() -> None:
+    chosen = settings.read()
+    with replacing(SYNTHETIC) as folder:
+        folder.mkdir()
+        if isinstance(chosen.data, Simulated):
+            simulation = Simulation(**chosen.data.model_dump(exclude={"kind", "split"}))
+            write_dataset(simulation, folder, bar("synthesize", "case"))
+        else:
+            write_text(folder / "README.txt", f"Nothing is simulated for use.data={chosen.use.data}.\n")
+    print(f"synthetic angiograms: {SYNTHETIC.as_posix()}")
+
+
+if __name__ == "__main__":
+    run(main)
