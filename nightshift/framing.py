@@ -1,0 +1,41 @@
+"""Between a frame of any size and the encoder's square: longest side to R, aspect kept, padded right and below.
+
+The two directions are inverse to each other in geometry: pixel (y, x) of an H x W frame lies at
+(y, x) * R / max(H, W) of the square, in both, so a mask that goes there and back differs only by
+interpolation.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def inner_size(height: int, width: int, resolution: int) -> tuple[int, int]:
+    """Rows and columns of the square that hold picture, the rest is padding."""
+    scale = resolution / max(height, width)
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def frame_to_square(frame: np.ndarray, resolution: int) -> Tensor:
+    """uint8 (H, W) -> float32 (3, R, R), (x - 0.5) / 0.5 as SAM 3 wants it; padding is 0, mid grey."""
+    image = torch.from_numpy(frame).float().div(255).sub(0.5).div(0.5)
+    return _to_square(image, resolution).expand(3, -1, -1).contiguous()
+
+
+def mask_to_square(mask: np.ndarray, resolution: int) -> Tensor:
+    """0/1 (H, W) -> float32 (1, R, R): the share of each pixel that the mask covers."""
+    return _to_square(torch.from_numpy(mask).float(), resolution)
+
+
+def _to_square(image: Tensor, resolution: int) -> Tensor:
+    rows, columns = inner_size(*image.shape, resolution)
+    image = F.interpolate(image[None, None], (rows, columns), mode="bilinear", antialias=True, align_corners=False)[0]
+    return F.pad(image, (0, resolution - columns, 0, resolution - rows))
+
+
+def square_to_frame(square: Tensor, height: int, width: int) -> Tensor:
+    """(R, R) -> (H, W): the padding cut off, then bilinear, to the pixels that the frame came from."""
+    rows, columns = inner_size(height, width, square.shape[-1])
+    inner = square[None, None, :rows, :columns]
+    return F.interpolate(inner, (height, width), mode="bilinear", antialias=True, align_corners=False)[0, 0]
