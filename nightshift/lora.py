@@ -1,0 +1,56 @@
+"""LoRA on the trunk, by `peft`: W x becomes W x + (alpha / rank) B A x, A (rank, in), B (out, rank), B = 0 at first.
+
+Only the probe and the LoRA stages import this module, so mending it never touches the frozen arm.
+"""
+
+from pathlib import Path
+
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+
+from nightshift.encoder import ViT
+from nightshift.errors import UserError
+from nightshift.settings import Lora
+
+
+def adapted_blocks(lora: Lora, depth: int) -> list[int]:
+    """Indices of the blocks that get an adapter. Raises UserError for a block that the trunk does not have."""
+    if lora.blocks == "all":
+        return list(range(depth))
+    blocks = list(range(depth - lora.blocks["last"], depth)) if isinstance(lora.blocks, dict) else lora.blocks
+    if not blocks or min(blocks) < 0 or max(blocks) >= depth:
+        raise UserError(f"params.yaml: lora.blocks {lora.blocks}: the encoder has blocks 0..{depth - 1}")
+    return sorted(set(blocks))
+
+
+def prefix_end(lora: Lora, depth: int) -> int:
+    """Number of blocks before the first adapted one: what may run once per case and be kept."""
+    return adapted_blocks(lora, depth)[0]
+
+
+def add_adapters(trunk: ViT, lora: Lora) -> PeftModel:
+    """Put new adapters into `trunk`, in place; only they require gradients. The PeftModel saves and loads them."""
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=list(lora.targets),
+        layers_to_transform=adapted_blocks(lora, len(trunk.blocks)),
+        layers_pattern="blocks",  # also keeps `attn.proj`-like names outside the blocks (patch_embed.proj) out
+    )
+    return get_peft_model(trunk, config)
+
+
+def save_adapters(adapted: PeftModel, folder: Path) -> None:
+    """Write adapter_model.safetensors and adapter_config.json as peft does, without its empty model card."""
+    adapted.save_pretrained(folder)
+    (folder / "README.md").unlink(missing_ok=True)
+
+
+def load_adapters(trunk: ViT, folder: Path) -> PeftModel:
+    """Open saved adapters on a fresh trunk, for inference, in place."""
+    return PeftModel.from_pretrained(trunk, folder)
+
+
+def adapter_parameters(adapted: PeftModel) -> list[nn.Parameter]:
+    return [p for p in adapted.parameters() if p.requires_grad]
