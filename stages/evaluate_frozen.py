@@ -1,0 +1,12 @@
+"""The frozen arm on the test cases -> reports/evaluation/frozen."""
+
+from nightshift import evaluation, settings
+from nightshift.errors import run
+
+
+def main() -> None:
+    evaluation.evaluate_arm("frozen", settings.read(), open_adapters=lambda trunk, folder: None)
+
+
+if __name__ == "__main__":
+    run(main)

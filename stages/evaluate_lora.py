@@ -1,0 +1,12 @@
+"""The LoRA arm on the test cases -> reports/evaluation/lora."""
+
+from nightshift import evaluation, lora, settings
+from nightshift.errors import run
+
+
+def main() -> None:
+    evaluation.evaluate_arm("lora", settings.read(), open_adapters=lora.load_adapters)
+
+
+if __name__ == "__main__":
+    run(main)
