@@ -1,0 +1,141 @@
+"""Is one arm better? A paired sign-flip test over patients, and the confidence interval that belongs to it.
+
+Cases of one patient resemble each other, so the patient is the unit: a case's measure is averaged over seeds, then over
+the patient's cases. A case without a patient id is a unit of its own.
+
+Test: if the arms were equal, each unit's difference d_i would be as likely to be -d_i (Fisher, The Design of
+Experiments, 1935, section 21). p is the share of sign patterns whose |mean| is at least the observed one; for drawn
+patterns the observed one is counted among them, so p is never 0 (Phipson & Smyth, 2010).
+
+Interval: all shifts t for which d - t is not rejected with the same sign patterns. A pattern that flips the units F
+counts against t where |mean of the flipped d - t| >= |mean of d - t|. That holds exactly between the mean of d over F
+and the mean of d over the other units (the subset means of Hartigan, JASA 64, 1969). Each such stretch contains the
+observed mean, so p(t) only falls on both sides of it, and the interval is read off the sorted ends.
+"""
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nightshift.errors import UserError
+
+ALPHA = 0.05
+EXACT_UNITS = 14  # 16384 patterns; above, DRAWS of them
+DRAWS = 9999
+FEWEST_UNITS = math.ceil(math.log2(2 / ALPHA))  # below, even the most extreme pattern has p = 2 / 2^n >= ALPHA
+MEASURES = ("dice", "iou", "cldice", "hd95", "precision", "recall")
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Mean difference, its 95 % interval (None: unbounded, fewer than FEWEST_UNITS units) and the two-sided p."""
+
+    delta: float
+    ci95: tuple[float, float] | None
+    p: float
+
+
+def sign_flip_test(differences: np.ndarray) -> Paired:
+    """Test `differences` (n,), one per unit, for a mean of zero; p < ALPHA exactly when the interval excludes 0.
+
+    scipy.stats.permutation_test(permutation_type="samples") gives the same p, but not its sign patterns: an interval
+    would be a search with one call per shift tried.
+    """
+    n, flips = len(differences), sign_patterns(len(differences))
+    flipped, count = flips @ differences, flips.sum(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ends = np.stack([flipped / count, (differences.sum() - flipped) / (n - count)])
+    ends[:, count % n == 0] = [[-np.inf], [np.inf]]  # flips none or all: never rejects
+    slack = 1e-12 * np.abs(differences).max()  # ties must not be decided by how a processor rounds a sum
+    low, high = ends.min(axis=0) - slack, ends.max(axis=0) + slack
+    total = len(flips)
+    p = np.count_nonzero((low <= 0) & (high >= 0)) / total
+    rejecting = np.count_nonzero(np.arange(1, total + 1) / total < ALPHA)  # this many patterns are still too few
+    interval = float(np.sort(low)[rejecting]), float(np.sort(high)[-1 - rejecting])
+    return Paired(float(differences.mean()), interval if np.isfinite(interval).all() else None, p)
+
+
+def sign_patterns(n: int) -> np.ndarray:
+    """Which of n units are flipped, (patterns, n) bool, the unflipped one first: all 2^n, or that one and DRAWS."""
+    if n <= EXACT_UNITS:
+        return (np.arange(2**n)[:, None] >> np.arange(n) & 1).astype(bool)
+    drawn = np.random.default_rng(0).integers(0, 2, (DRAWS, n), dtype=bool)
+    return np.concatenate([np.zeros((1, n), dtype=bool), drawn])
+
+
+def compare(frozen: list[Row], lora: list[Row], measure: str) -> dict[str, Any]:
+    """Means over units, LoRA's difference, interval and p, to six decimals; rows as in evaluation's cases.csv.
+
+    Means are over units too, so that the difference of the means is the mean difference.
+    Raises UserError if the arms do not have the same cases.
+    """
+    check_same_cases(frozen, lora)
+    a, b = per_unit(frozen, measure), per_unit(lora, measure)
+    test = sign_flip_test(b - a)
+    numbers = {"frozen": a.mean(), "lora": b.mean(), "delta": test.delta}
+    ci95 = [_six(end) for end in test.ci95] if test.ci95 else None
+    return {name: _six(value) for name, value in numbers.items()} | {"ci95": ci95, "p": _six(test.p)}
+
+
+def _six(value: float) -> float:
+    return round(float(value), 6) + 0.0  # + 0.0: no -0.0
+
+
+def verdict(dice: dict[str, Any]) -> str:
+    """`lora`, `frozen` or `undecided` from what `compare` gives for Dice."""
+    if dice["p"] >= ALPHA:
+        return "undecided"
+    return "lora" if dice["delta"] > 0 else "frozen"
+
+
+def unit(row: Row) -> tuple[str, str]:
+    """The patient of a row, the case where it has none."""
+    return ("patient", row["patient_id"]) if row["patient_id"] else ("case", row["case_id"])
+
+
+def size(rows: list[Row]) -> dict[str, int]:
+    """How many cases and patients; a case without a patient id counts as a patient."""
+    return {"cases": len({row["case_id"] for row in rows}), "patients": len({unit(row) for row in rows})}
+
+
+def units(rows: list[Row]) -> str:
+    """What is counted, as `37 patients`, `40 cases` or `35 patients and 5 cases`."""
+    kinds = Counter(kind for kind, _ in {unit(row) for row in rows})
+    return " and ".join(f"{n} {kind}{'s' * (n != 1)}" for kind, n in sorted(kinds.items(), reverse=True))
+
+
+def per_case(rows: list[Row], measure: str) -> dict[str, float]:
+    """Means over seeds by case id, in the order of the rows."""
+    values: dict[str, list[float]] = {}
+    for row in rows:
+        values.setdefault(row["case_id"], []).append(row[measure])
+    return {case: float(np.mean(v)) for case, v in values.items()}
+
+
+def per_unit(rows: list[Row], measure: str) -> np.ndarray:
+    """Means over a unit's cases of the means over seeds, (units,), in the order of the rows."""
+    of_case = {row["case_id"]: unit(row) for row in rows}
+    values: dict[tuple[str, str], list[float]] = {}
+    for case, mean in per_case(rows, measure).items():
+        values.setdefault(of_case[case], []).append(mean)
+    return np.array([np.mean(v) for v in values.values()])
+
+
+def check_same_cases(frozen: list[Row], lora: list[Row]) -> None:
+    """Raises UserError unless every seed of both arms has the same cases, of the same patients, in the same order."""
+    first = None
+    for arm, rows in (("frozen", frozen), ("lora", lora)):
+        for seed in dict.fromkeys(row["seed"] for row in rows):
+            cases = [(row["case_id"], row["patient_id"]) for row in rows if row["seed"] == seed]
+            first = first or cases
+            if cases != first:
+                odd = next((c for c in [*cases, *first] if (c in cases) != (c in first)), cases[0])
+                raise UserError(
+                    f"reports/evaluation/{arm}/cases.csv: seed {seed} has other test cases than the frozen arm's first "
+                    f"seed ({len(cases)} against {len(first)}; see case '{odd[0]}'); run: dvc repro -f evaluate_{arm}"
+                )
