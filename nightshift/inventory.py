@@ -38,7 +38,7 @@ def hash_files(paths: list[Path], progress: Callable[[Iterable], Iterable]) -> l
             status = path.stat()
         except OSError:
             raise UserError(f"{path}: named by the data set, but there is no such file") from None
-        key, stamp = str(path.resolve()), [status.st_size, status.st_mtime_ns]
+        key, stamp = str(path.absolute()), [status.st_size, status.st_mtime_ns]
         entry = known.get(key)
         if entry is None or entry[:2] != stamp:
             fresh[key] = entry = [*stamp, sha256(path)]

@@ -6,6 +6,7 @@ Precision without a predicted pixel and recall without a true one follow the sam
 """
 
 import math
+import warnings
 
 import numpy as np
 import torch
@@ -46,9 +47,14 @@ def cldice(mask: np.ndarray, truth: np.ndarray) -> float:
 
 def hd95(mask: np.ndarray, truth: np.ndarray) -> float:
     """95th percentile Hausdorff distance of two masks (H, W), in pixels: MONAI's, the larger of both directions."""
+    with warnings.catch_warnings():  # of MONAI's own deprecated calls to itself
+        warnings.simplefilter("ignore", FutureWarning)
+        return _hd95(mask.astype(bool), truth.astype(bool))
+
+
+def _hd95(mask: np.ndarray, truth: np.ndarray) -> float:
     from monai.metrics import compute_hausdorff_distance  # seconds to import: not before something is measured
 
-    mask, truth = mask.astype(bool), truth.astype(bool)
     if not mask.any() or not truth.any():
         return 0.0 if mask.any() == truth.any() else math.hypot(*mask.shape)
     pair = (torch.from_numpy(m)[None, None].float() for m in (mask, truth))

@@ -1,17 +1,20 @@
 """Reading what the user has: each kind of source as a list of `RawCase`, and the list of files that it is made of."""
 
+from __future__ import annotations
+
 import csv
 import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
-from PIL import Image
+from typing import TYPE_CHECKING
 
 from nightshift.errors import UserError
 from nightshift.settings import SYNTHETIC, Folder, Manifest, Simulated, root
+
+if TYPE_CHECKING:  # numpy and PIL are imported where a file is read: `inventory` lists files at every `dvc repro`
+    import numpy as np
 
 COLUMNS = (
     "patient_id", "case_id", "cine_path", "frame_index", "vessel_mask_actual_path", "contours_path", "split",
@@ -137,6 +140,9 @@ def _angles(path: Path, where: str) -> tuple[float, float]:
 
 
 def _picture(path: Path) -> np.ndarray:
+    import numpy as np
+    from PIL import Image
+
     try:
         with Image.open(path) as picture:
             if picture.mode not in ("1", "L", "P", "RGB", "RGBA"):
@@ -148,6 +154,8 @@ def _picture(path: Path) -> np.ndarray:
 
 def _mask_picture(path: Path) -> np.ndarray:
     """0/1 (H, W). Masks drawn or saved with soft edges are cut at half; one with much grey in it is no mask."""
+    import numpy as np
+
     picture = _picture(path)
     if picture.max(initial=0) <= 1:
         return picture
@@ -157,6 +165,8 @@ def _mask_picture(path: Path) -> np.ndarray:
 
 
 def _array(path: Path, dimensions: int) -> np.ndarray:
+    import numpy as np
+
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
@@ -167,6 +177,8 @@ def _array(path: Path, dimensions: int) -> np.ndarray:
 
 
 def _checked(frame: np.ndarray, mask: np.ndarray, path: Path) -> tuple[np.ndarray, np.ndarray]:
+    import numpy as np
+
     if frame.shape != mask.shape:
         raise UserError(f"{path}: mask of {mask.shape} pixels for a frame of {frame.shape}")
     values = np.unique(mask)

@@ -50,7 +50,8 @@ def closure(path: str) -> set[str]:
 
 
 def stages() -> dict[str, dict]:
-    return yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    files = (ROOT / "dvc.yaml", ROOT / "stages" / "dvc.yaml")
+    return {k: v for file in files for k, v in yaml.safe_load(file.read_text(encoding="utf-8"))["stages"].items()}
 
 
 def test_rooms_import_only_from_below():
