@@ -1,8 +1,12 @@
-"""Simulated angiograms -> data/raw/synthetic, where the data preset is a simulated one; else a note that says so."""
+"""Simulated angiograms -> data/raw/synthetic, where the data preset is a simulated one; else a note that says so.
+
+data/raw/synthetic.json holds a hash of it all: `inventory`, which runs every time, depends on that one small file.
+"""
 
 from nightshift import settings
 from nightshift.errors import run
-from nightshift.files import replacing, write_text
+from nightshift.files import replacing, write_json, write_text
+from nightshift.inventory import hash_folder
 from nightshift.progress import bar
 from nightshift.settings import SYNTHETIC, Simulated
 from nightshift.simulator import Simulation, write_dataset
@@ -17,6 +21,7 @@ def main() -> None:
             write_dataset(simulation, folder, bar("synthesize", "case"))
         else:
             write_text(folder / "README.txt", f"Nothing is simulated for use.data={chosen.use.data}.\n")
+    write_json(SYNTHETIC.with_suffix(".json"), {"sha256": hash_folder(SYNTHETIC)})
     print(f"synthetic angiograms: {SYNTHETIC.as_posix()}")
 
 
