@@ -94,6 +94,9 @@ class Folder(Section):
     split: Literal["made"]
 
 
+SOURCES = {"simulated": Simulated, "manifest": Manifest, "folder": Folder}
+
+
 class Data(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     source: Annotated[Simulated | Manifest | Folder, Field(discriminator="kind")]
@@ -102,7 +105,7 @@ class Data(BaseModel):
 class EncoderUse(Section):
     """`resolution`: side, in pixels, of the square that a frame is brought to; `native`: the preset's img_size."""
 
-    resolution: Positive | Literal["native"]
+    resolution: Positive | Literal["native"] = Field(description="a number of pixels, or native")
 
 
 class Probe(Section):
@@ -152,7 +155,9 @@ class Lora(Frozen):
     alpha: Rate
     dropout: Fraction
     targets: Annotated[list[Literal["attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"]], Field(min_length=1)]
-    blocks: Literal["all"] | dict[Literal["last"], Positive] | list[Annotated[int, Field(ge=0)]]
+    blocks: Literal["all"] | dict[Literal["last"], Positive] | list[Annotated[int, Field(ge=0)]] = Field(
+        description="all, {last: 8} or a list of block numbers from 0"
+    )
 
 
 class Hardware(Section):
@@ -231,27 +236,31 @@ def _parse(path: Path, model: type[BaseModel]) -> Any:
     try:
         return model.model_validate({"source": values} if model is Data else values)
     except ValidationError as error:
-        raise UserError(f"{path}: " + "; ".join(_explain(e, model) for e in error.errors()[:3])) from None
+        clauses = dict.fromkeys(_explain(e, model) for e in error.errors())
+        raise UserError(f"{path}: " + "; ".join(list(clauses)[:3])) from None
 
 
 def _explain(error: dict[str, Any], model: type[BaseModel]) -> str:
     """One clause per pydantic error: the key with its section, what was given, what is valid."""
-    place = [
-        str(p)
-        for p in error["loc"]
-        if p not in ("source", *(m.model_fields["kind"].annotation.__args__[0] for m in (Simulated, Manifest, Folder)))
-    ]
-    key = ".".join(place) or "the file"
+    place, field = [], None
+    if model is Data:
+        if len(error["loc"]) == 1:
+            return f"kind: expected {', '.join(SOURCES)}, got {dict(error['input']).get('kind')!r}"
+        model, error = SOURCES[error["loc"][1]], error | {"loc": error["loc"][2:]}
+    for name in error["loc"]:
+        if name not in model.model_fields:
+            break
+        place.append(name)
+        field = model.model_fields[name]
+        model = field.annotation if isinstance(field.annotation, type) else model
+    key = ".".join(place)
     if error["type"] == "extra_forbidden":
-        return f"unknown key '{key}'; {nearest(place[-1], _fields(model, place[:-1], error))}"
+        unknown = error["loc"][-1]
+        return f"unknown key '{'.'.join([*place, str(unknown)])}'; {nearest(str(unknown), list(model.model_fields))}"
     if error["type"] == "missing":
         return f"key '{key}' is missing"
-    return f"{key}: {error['msg']}, got {error['input']!r}"
-
-
-def _fields(model: type[BaseModel], place: list[str], error: dict[str, Any]) -> list[str]:
-    if model is Data:
-        model = {"simulated": Simulated, "manifest": Manifest, "folder": Folder}[error["loc"][1]]
-    for name in place:
-        model = model.model_fields[name].annotation
-    return list(model.model_fields)
+    if field is not None and field.description:
+        return f"{key}: expected {field.description}"
+    if error["type"] == "value_error":
+        return str(error["ctx"]["error"])
+    return f"{key or 'the file'}: {error['msg']}, got {error['input']!r:.60}"

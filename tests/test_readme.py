@@ -1,0 +1,38 @@
+"""Every command of the README, run as it stands there, in a miniature clone (`make` ones: by .ci/run and the tests)."""
+
+import re
+import shlex
+
+import pytest
+from test_chain import ROOT, clone, run
+
+INSTALL = ("git clone", "make ", "python -m venv", "source ", "python -m pip install")
+
+
+def commands() -> list[str]:
+    blocks = re.findall(r"```console\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    return [line for block in blocks for line in block.splitlines()]
+
+
+@pytest.mark.slow
+def test_every_command_of_the_readme_runs(tmp_path):
+    from PIL import Image, ImageDraw
+
+    for kind, ink in (("images", 60), ("masks", 255)):
+        (tmp_path / "shared/angiograms" / kind).mkdir(parents=True)
+        for i in range(8):
+            picture = Image.new("L", (100, 100), 160 if kind == "images" else 0)
+            ImageDraw.Draw(picture).line([(10, 10 + 5 * i), (80, 70)], fill=ink, width=4)
+            picture.save(tmp_path / "shared/angiograms" / kind / f"{i}.png")
+    folder = clone(tmp_path / "nightshift")
+    lines = [line for line in commands() if not line.startswith(INSTALL)]
+    assert len(lines) >= 7
+    for line in lines:
+        done = run(folder, *shlex.split(line))
+        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+
+
+def test_the_make_targets_of_the_readme_exist():
+    targets = re.findall(r"^([a-z-]+): ", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    named = [line.split()[1] for line in commands() if line.startswith("make ")]
+    assert named and set(named) <= set(targets)
