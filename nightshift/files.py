@@ -28,8 +28,8 @@ def replacing(path: Path | str) -> Iterator[Path]:
     _remove(temporary)
     try:
         yield temporary
-        if path.is_dir() and not path.is_symlink():
-            _remove(path)
+        if temporary.is_dir():
+            _remove(path)  # a folder cannot be renamed onto a folder, nor onto a link to one
         temporary.replace(path)
     finally:
         _remove(temporary)

@@ -6,6 +6,7 @@ rerun (device, threads) is in hardware.yaml, read from DVC_ROOT because a queued
 """
 
 import os
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -155,9 +156,11 @@ class Lora(Frozen):
     alpha: Rate
     dropout: Fraction
     targets: Annotated[list[Literal["attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"]], Field(min_length=1)]
-    blocks: Literal["all"] | dict[Literal["last"], Positive] | list[Annotated[int, Field(ge=0)]] = Field(
-        description="all, {last: 8} or a list of block numbers from 0"
-    )
+    blocks: (
+        Literal["all"]
+        | Annotated[dict[Literal["last"], Positive], Field(min_length=1)]
+        | list[Annotated[int, Field(ge=0)]]
+    ) = Field(description="all, {last: 8} or a list of block numbers from 0")
 
 
 class Hardware(Section):
@@ -190,7 +193,13 @@ class Settings(Section):
 
     @property
     def resolution(self) -> int:
-        return self.preset.img_size if self.encoder.resolution == "native" else self.encoder.resolution
+        """Side of the square in pixels. Raises UserError if it is smaller than a patch."""
+        side = self.preset.img_size if self.encoder.resolution == "native" else self.encoder.resolution
+        if side < self.preset.patch_size:
+            raise UserError(
+                f"params.yaml: encoder.resolution {side} is less than a patch, {self.preset.patch_size} pixels"
+            )
+        return side
 
     def train_for(self, arm: ArmName) -> Train:
         """`train` with the arm's own overrides."""
@@ -226,13 +235,24 @@ def read_preset(group: str, name: str, model: type[BaseModel]) -> Any:
     return _parse(path, model)
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2 floats: DVC writes `-S train.learning_rate=0.00001` as 1e-05, which YAML 1.1 takes for text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+"), list("-+.0123456789")
+)
+
+
 def _parse(path: Path, model: type[BaseModel]) -> Any:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}  # noqa: S506, a SafeLoader
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run from the project's root") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not readable as YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: not a mapping of keys to values")
     try:
         return model.model_validate({"source": values} if model is Data else values)
     except ValidationError as error:
@@ -245,7 +265,7 @@ def _explain(error: dict[str, Any], model: type[BaseModel]) -> str:
     place, field = [], None
     if model is Data:
         if len(error["loc"]) == 1:
-            return f"kind: expected {', '.join(SOURCES)}, got {dict(error['input']).get('kind')!r}"
+            return f"kind: expected {', '.join(SOURCES)}, got {error['input'].get('kind')!r}"
         model, error = SOURCES[error["loc"][1]], error | {"loc": error["loc"][2:]}
     for name in error["loc"]:
         if name not in model.model_fields:

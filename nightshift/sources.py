@@ -96,7 +96,7 @@ def _manifest(path: Path) -> list[RawCase]:
             rows = list(reader)
     except FileNotFoundError:
         raise UserError(f"{path}: no such manifest") from None
-    except (UnicodeDecodeError, csv.Error) as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: not readable as a UTF-8 CSV: {error}") from None
     if missing:
         raise UserError(f"{path}: column {', '.join(missing)} missing; it needs {', '.join(COLUMNS)}")
@@ -128,8 +128,8 @@ def _angles(path: Path, where: str) -> tuple[float, float]:
     try:
         view = json.loads(path.read_text(encoding="utf-8"))["view_angles"]
         primary, secondary = view["primary_angle"], view["secondary_angle"]
-    except FileNotFoundError:
-        raise UserError(f"{where}: {path}: no such file") from None
+    except OSError as error:
+        raise UserError(f"{where}: {path}: {(error.strerror or 'not readable').lower()}") from None
     except (ValueError, KeyError, TypeError):
         wanted = '{"view_angles": {"primary_angle": 30.0, "secondary_angle": -20.0}}'
         raise UserError(f"{where}: {path}: no view angles in it; expected {wanted}, in degrees") from None
@@ -171,6 +171,8 @@ def _array(path: Path, dimensions: int) -> np.ndarray:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{path}: not readable as a NumPy array: {error}") from None
+    if not isinstance(array, np.ndarray):
+        raise UserError(f"{path}: an archive of arrays; expected one array, saved with numpy.save")
     if array.ndim != dimensions or array.dtype not in (np.uint8, np.bool_):
         raise UserError(f"{path}: {array.dtype} of shape {array.shape}; expected uint8 with {dimensions} dimensions")
     return array

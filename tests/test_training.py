@@ -1,0 +1,299 @@
+"""Training and measuring, with a very small encoder: conditioning, caching, repeatability, losses, metrics."""
+
+import math
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import raw_case, written
+from monai.metrics import compute_dice, compute_hausdorff_distance, compute_iou
+from PIL import Image
+from skimage.filters import gaussian
+from skimage.morphology import skeletonize
+from torch.utils.data import default_collate
+
+from nightshift import encoder, evaluation, lora, metrics, training
+from nightshift.arms import Arm, ArmCases, angles_of
+from nightshift.compute import seed_everything
+from nightshift.encoding import encode, encode_arm
+from nightshift.errors import UserError
+from nightshift.files import read_csv, read_json, write_json
+from nightshift.framing import square_to_frame
+from nightshift.inventory import hash_folder
+from nightshift.segmenter import Segmenter, view_features
+from nightshift.shards import Shards
+
+CPU = torch.device("cpu")
+
+
+def new_arm(settings, start=1, adapt=False, seed=0) -> Arm:
+    seed_everything(seed)
+    arm = Arm(encoder.build(settings.preset), start, settings)
+    if adapt:
+        lora.add_adapters(arm.neck.trunk, settings.lora)
+    return arm
+
+
+def tokens_of(settings, cases, end, folder) -> Shards:
+    encode(encoder.build(settings.preset), cases, end, settings.resolution, folder, iter)
+    return Shards(folder)
+
+
+def run(settings, prepared, adapt=False, seed=0, tokens=None, kind=ArmCases) -> tuple[Arm, training.Trained, ArmCases]:
+    arm = new_arm(settings, adapt=adapt, seed=seed)
+    own = settings.train_for("lora" if adapt else "frozen")
+    parts = [kind(prepared["train"], tokens, settings), ArmCases(prepared["val"], None, settings)]
+    return arm, training.train(arm, *parts, own, seed, CPU, iter), parts[0]
+
+
+def batch(count=2, side=56) -> torch.Tensor:
+    return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def test_view_features_are_periodic():
+    features = view_features(torch.tensor([[-180.0, 10], [180, 10], [90, 10], [0, 10]]))
+    assert features.shape == (4, 12)
+    torch.testing.assert_close(features[0], features[1], rtol=0, atol=1e-5)
+    assert min((features[k] - features[3]).norm() for k in (0, 2)) > 1
+    expected = [f(math.radians(k * a)) for a in (90, 10) for f in (math.sin, math.cos) for k in (1, 2, 3)]
+    np.testing.assert_allclose(features[2], expected, atol=1e-6)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("mode", "ignored"), [("none", True), ("film", False)])
+def test_the_view_matters_unless_mode_is_none(small, mode, ignored):
+    arm = new_arm(small({"view.mode": mode})).eval()
+    here, there = (arm(None, torch.tensor([angles] * 2), batch()) for angles in ((0.0, 0.0), (60.0, -30.0)))
+    assert torch.equal(here, there) is ignored
+    around = arm(None, torch.tensor([[-300.0, 330.0]] * 2), batch())
+    torch.testing.assert_close(around, there, rtol=0, atol=1e-4)
+
+
+def test_a_case_without_angles(small, tmp_path):
+    cases = written(tmp_path / "c", [raw_case(1, angles=None)])
+    with pytest.raises(UserError, match=r"case 'case-1' has no view angles.*view\.mode: film.*view\.mode=none"):
+        ArmCases(cases, None, small())[0]
+    item = ArmCases(cases, None, small({"view.mode": "none"}))[0]
+    assert item["angles"].tolist() == [0, 0]
+    assert angles_of(replace(cases[0], angles=(1.0, 2.0)), "film") == (1.0, 2.0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("detail", [True, False])
+def test_detail_is_a_stem_of_the_image(small, detail):
+    settings = small({"head.detail": detail})
+    seed_everything(0)
+    head = Segmenter(16, settings.head, settings.view)
+    levels = [torch.randn(2, 16, side, side) for side in (16, 8, 4, 2)]
+    angles = torch.zeros(2, 2)
+    if detail:
+        assert not torch.allclose(head(levels, angles, batch()), head(levels, angles, -batch()), atol=1e-4)
+    else:
+        assert torch.equal(head(levels, angles, batch()), head(levels, angles, None))
+    for i in range(3):  # each of the levels counts, the coarsest is not used
+        changed = [level + torch.randn_like(level) * (k == i) for k, level in enumerate(levels)]
+        assert not torch.allclose(head(changed, angles, batch()), head(levels, angles, batch()), atol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("detail", [True, False])
+@pytest.mark.parametrize("start", [1, 3])
+def test_kept_tokens_give_what_images_give(small, prepared, tmp_path, start, detail):
+    settings = small({"head.detail": detail})
+    kept = ArmCases(prepared["train"], tokens_of(settings, prepared["train"], start, tmp_path / "t"), settings)
+    images = ArmCases(prepared["train"], None, settings)
+    assert tokens_of(settings, prepared["train"], 0, tmp_path / "none").index == {}
+    arm = new_arm(settings, start).eval()
+    for i in range(len(kept)):
+        assert set(kept[i]) == {"index", "angles", "target", "tokens"} | ({"images"} if detail else set())
+        one, other = (training.forward(arm, default_collate([part[i]]), CPU) for part in (kept, images))
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
+        assert torch.equal(kept[i]["target"], images[i]["target"])
+
+
+def test_training_mode_leaves_the_encoder_in_eval_mode(small):
+    arm = new_arm(small({"lora.dropout": 0.5}), adapt=True)
+    for mode in (True, False):
+        arm.train(mode)
+        dropouts = [m for name, m in arm.neck.named_modules() if name.endswith("lora_dropout.default")]
+        assert len(dropouts) == 8
+        assert all(m.training is mode for m in [*dropouts, *arm.segmenter.modules()])
+        paths = [m for m in arm.neck.modules() if "Drop" in type(m).__name__ and m not in dropouts]
+        assert paths
+        assert not any(m.training for m in [*paths, arm.neck, arm.neck.trunk, *arm.neck.trunk.blocks])
+
+
+@pytest.mark.parametrize("adapt", [False, True])
+def test_same_seed_same_bits_and_only_what_should_be_trained(small, prepared, adapt):
+    settings = small({"lora.dropout": 0.1})
+    before = new_arm(settings, adapt=adapt).state_dict()
+    arm, one, _ = run(settings, prepared, adapt)
+    _, two, _ = run(settings, prepared, adapt)
+    assert one.curves == two.curves
+    assert (one.epoch, one.threshold, one.val_dice) == (two.epoch, two.threshold, two.val_dice)
+    assert all(torch.equal(one.state[name], two.state[name]) for name in one.state)
+    assert run(settings, prepared, adapt, seed=1)[1].curves != one.curves
+    state = arm.state_dict()
+    changed = {name for name in state if not torch.equal(state[name], before[name])}
+    assert changed == set(one.state) == {n for n in state if n.startswith("segmenter.") or (adapt and "lora_" in n)}
+    assert all(torch.equal(state[name], one.state[name]) for name in one.state)
+
+
+def test_the_best_epoch_is_kept(small, prepared):
+    arm, best, _ = run(small({"train.epochs": 5, "train.learning_rate": 0.02}), prepared)
+    dice = [row["val_dice"] for row in best.curves]
+    assert [row["epoch"] for row in best.curves] == [1, 2, 3, 4, 5]
+    assert dice.index(max(dice)) == best.epoch - 1
+    loss, again = training.validate(arm, ArmCases(prepared["val"], None, small()), 2, CPU)
+    assert again.max() == pytest.approx(best.val_dice, abs=1e-6)
+    assert metrics.THRESHOLDS[int(again.argmax())] == best.threshold
+    assert loss == pytest.approx(best.curves[best.epoch - 1]["val_loss"], abs=1e-5)
+
+
+class Seen(ArmCases):
+    """Remembers in which order it was read; `broken` is a case whose target is not a number."""
+
+    broken: int | None = None
+
+    def __getitem__(self, i):
+        self.order = [*getattr(self, "order", []), i]
+        item = super().__getitem__(i)
+        return item | {"target": item["target"] * (math.nan if i == self.broken else 1)}
+
+
+def test_both_arms_see_the_same_order(small, prepared):
+    settings = small({"lora.dropout": 0.5})
+    orders = [run(settings, prepared, adapt, kind=Seen)[2].order for adapt in (False, True)]
+    assert orders[0] == orders[1]
+    assert sorted(orders[0][:5]) == sorted(orders[0][5:]) == list(range(5))
+    assert run(settings, prepared, seed=1, kind=Seen)[2].order != orders[0]
+
+
+def test_a_loss_that_is_not_finite_names_the_case(small, prepared, tmp_path, monkeypatch):
+    settings = small({"train.batch_size": 1})
+    monkeypatch.setattr(Seen, "broken", 3)
+    with pytest.raises(UserError, match=r"the loss is not finite in epoch 1, cases case-3;"):
+        run(settings, prepared, kind=Seen)
+    tokens = tokens_of(settings, prepared["train"], 1, tmp_path / "t")
+    values = {name: np.array(tokens[name]) for name in tokens.index}
+    values["tokens.2"][0, 0, 0] = math.nan  # as from a frame that is not finite
+    with pytest.raises(UserError, match="cases case-2;"):
+        run(settings, prepared, tokens=type("Tokens", (), {"__getitem__": lambda _, name: values[name]})())
+
+
+def test_loss_by_hand():
+    target = torch.tensor([[[[1.0, 0], [0, 0]]]])
+    zero = torch.zeros(1, 1, 2, 2)
+    half = math.log(2) + 1 - (2 * 0.5 + 1) / (2 + 1 + 1)
+    assert training.loss_of(zero, target).item() == pytest.approx(half, abs=1e-6)
+    sure = (target * 2 - 1) * 50
+    assert training.loss_of(sure, target).item() == pytest.approx(0, abs=1e-6)
+    assert training.loss_of(zero - 50, zero).item() == pytest.approx(0, abs=1e-6)
+    assert training.loss_of(torch.cat([zero, sure]), target.tile(2, 1, 1, 1)).item() == pytest.approx(
+        half / 2, abs=1e-6
+    )
+
+
+def test_learning_rate_by_hand(small, prepared):
+    factors = [training.learning_rate_factor(step, 20, 0.1) for step in range(21)]
+    cosine = [0.5 * (1 + math.cos(math.pi * k / 18)) for k in range(19)]
+    assert factors == pytest.approx([0.5, 1, *cosine])
+    assert cosine[9] == pytest.approx(0.5)
+    assert training.learning_rate_factor(0, 20, 0.0) == 1
+    settings = small({"train.epochs": 1, "train.batch_size": 5, "train.learning_rate": 0.01, "train.weight_decay": 0.1})
+    before = new_arm(settings).segmenter.out.weight.detach()
+    after = run(settings, prepared)[1].state["segmenter.out.weight"]
+    step = after - before * (1 - 0.01 * 0.1)  # Adam's first step is the learning rate, whatever the gradient
+    torch.testing.assert_close(step.abs(), torch.full_like(step, 0.01), rtol=1e-2, atol=0)
+
+
+def random_masks(count=20):
+    random = np.random.default_rng(0)
+    for i in range(count):
+        pair = (gaussian(random.normal(size=(40, 53)), 1 + i / 8) for _ in range(2))
+        first, second = (x > np.quantile(x, 0.5 + i / 45) for x in pair)
+        yield (first, second) if i % 2 else (first | second, second)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("mask", "truth"), random_masks())
+def test_metrics_are_those_of_monai_and_scikit_image(mask, truth):
+    found = metrics.all_metrics(mask, truth.astype(np.uint8))
+    assert tuple(found) == evaluation.MEASURES
+    pair = [torch.from_numpy(m)[None, None].float() for m in (mask, truth)]
+    assert found["dice"] == pytest.approx(compute_dice(*pair).item(), abs=1e-6)
+    assert found["iou"] == pytest.approx(compute_iou(*pair).item(), abs=1e-6)
+    distance = compute_hausdorff_distance(*pair, include_background=True, percentile=95).item()
+    assert found["hd95"] == pytest.approx(distance, abs=1e-6)
+    assert found["precision"] == pytest.approx((mask & truth).sum() / mask.sum())
+    assert found["recall"] == pytest.approx((mask & truth).sum() / truth.sum())
+    lines = [skeletonize(m) for m in (mask, truth)]
+    precision, recall = (lines[0] & truth).sum() / lines[0].sum(), (lines[1] & mask).sum() / lines[1].sum()
+    assert found["cldice"] == pytest.approx(2 * precision * recall / (precision + recall))
+
+
+@pytest.mark.filterwarnings("error")
+def test_metrics_of_empty_masks():
+    empty, full = np.zeros((30, 40), bool), np.ones((30, 40), bool)
+    overlaps = ("dice", "iou", "cldice", "precision", "recall")
+    assert metrics.all_metrics(empty, empty) == dict.fromkeys(overlaps, 1.0) | {"hd95": 0.0}
+    for pair in ((empty, full), (full, empty)):
+        assert metrics.all_metrics(*pair) == dict.fromkeys(overlaps, 0.0) | {"hd95": 50.0}
+    assert metrics.cldice(full & (np.arange(40) < 5), full & (np.arange(40) > 30)) == 0
+    found = metrics.dice_at_thresholds(np.full((2, 2), 0.5), np.ones((2, 2)))
+    assert found.tolist() == [1.0] * 8 + [0.0] * 9  # above 0.5 means not 0.5
+
+
+def test_evaluation_is_at_native_size(small, prepared, tmp_path):
+    settings, cases = small(), prepared["test"]
+    arm = new_arm(settings, 3).eval()
+    rows = evaluation.evaluate(arm, cases, settings, {"seed": 4, "threshold": 0.05}, tmp_path, iter)
+    evaluation.write_pictures(cases, tmp_path)
+    for i, row in enumerate(rows):
+        case = cases[i]
+        assert tuple(row) == evaluation.COLUMNS
+        assert (row["seed"], row["case_id"], row["primary_angle"]) == (4, case.case_id, case.angles[0])
+        names = (f"{name}-{i:05d}.png" for name in ("prediction-4", "truth", "frame"))
+        mask, truth, frame = (np.asarray(Image.open(tmp_path / name)) for name in names)
+        item = default_collate([ArmCases(cases, None, settings)[i]])
+        with torch.no_grad():
+            vessel = square_to_frame(training.forward(arm, item, CPU).sigmoid()[0, 0], *case.mask.shape)
+        np.testing.assert_array_equal(mask > 0, vessel.numpy() > 0.05)
+        np.testing.assert_array_equal(truth, case.mask * 255)
+        np.testing.assert_array_equal(frame, case.frame)
+        assert {m: row[m] for m in evaluation.MEASURES} == metrics.all_metrics(mask > 0, case.mask)
+
+
+def test_means_count_cases_and_patients():
+    values = dict.fromkeys(evaluation.MEASURES, 0.5)
+    who = [("a", "p"), ("b", "p"), ("c", ""), ("d", "")]
+    rows = [values | {"case_id": c, "patient_id": p, "dice": seed / 10} for seed in (0, 1) for c, p in who]
+    assert evaluation.means(rows) == values | {"dice": 0.05, "cases": 4, "patients": 3}
+
+
+@pytest.mark.parametrize("name", ["frozen", "lora"])
+def test_an_arm_from_prepared_to_evaluated(small, prepared, name):
+    settings = small({"train.seeds": [0, 3], "frozen.epochs": 1})
+    write_json(f"reports/probe/{name}.json", {"ok": True})
+    start = 3 if name == "frozen" else lora.prefix_end(settings.lora, 3)
+    adapt, save, load = [lambda *_: None] * 3
+    if name == "lora":
+        adapt, save, load = partial(lora.add_adapters, lora=settings.lora), lora.save_adapters, lora.load_adapters
+    encode_arm(name, settings, start)
+    training.train_arm(name, settings, start, adapt, save)
+    evaluation.evaluate_arm(name, settings, load)
+    adapters = {"adapter_model.safetensors", "adapter_config.json"} if name == "lora" else set()
+    for seed in (0, 3):
+        folder = Path("models") / name / f"seed-{seed}"
+        assert {p.name for p in folder.iterdir()} == {"head.safetensors", "card.json"} | adapters
+        card = read_json(folder / "card.json")
+        assert (card["arm"], card["seed"], "lora" in card["settings"]) == (name, seed, name == "lora")
+        assert card["data_hash"] == hash_folder(Path("data/prepared/train"), Path("data/prepared/val"))
+    rows = read_csv(f"reports/evaluation/{name}/cases.csv")
+    assert [(r["seed"], r["case_id"]) for r in rows] == [(s, c) for s in "03" for c in ("case-7", "case-8")]
+    dice = np.mean([float(r["dice"]) for r in rows])
+    assert read_json(f"reports/evaluation/{name}/metrics.json")["dice"] == pytest.approx(dice, abs=2e-6)
+    assert len(read_csv(f"reports/curves/{name}.csv")) == 2 * settings.train_for(name).epochs
