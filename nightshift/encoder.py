@@ -10,19 +10,16 @@ Shapes: B cases, an R x R square of pixels, a g x g grid of tokens with g = R //
 of its frozen blocks and train from there.
 """
 
-import warnings
-
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from nightshift.settings import Encoder
+from nightshift.rope import make_real, set_grid  # before sam3: it imports sam3 without its warnings
+from nightshift.settings import Encoder, Settings
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # sam3 imports its video code, which warns about CUDA and torch.jit
-    from sam3.model.necks import Sam3DualViTDetNeck
-    from sam3.model.position_encoding import PositionEmbeddingSine
-    from sam3.model.vitdet import ViT, get_abs_pos
+from sam3.model.necks import Sam3DualViTDetNeck  # isort: skip
+from sam3.model.position_encoding import PositionEmbeddingSine  # isort: skip
+from sam3.model.vitdet import ViT, get_abs_pos  # isort: skip
 
 SCALE_FACTORS = (4.0, 2.0, 1.0, 0.5)
 
@@ -77,6 +74,15 @@ def build(preset: Encoder, device: str = "cpu") -> Sam3DualViTDetNeck:
             scale_factors=list(SCALE_FACTORS),
         )
     return neck.eval().requires_grad_(False)
+
+
+def configured(settings: Settings, device: str = "cpu") -> Sam3DualViTDetNeck:
+    """The encoder that params.yaml describes, with its tables `repaired` for its resolution, or `as_shipped`."""
+    neck = build(settings.preset, device)
+    if settings.encoder.rope == "repaired":
+        make_real(neck.trunk)
+        set_grid(neck.trunk, settings.resolution // settings.preset.patch_size)
+    return neck
 
 
 def run_prefix(trunk: ViT, images: Tensor, end: int) -> Tensor:

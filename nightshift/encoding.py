@@ -47,7 +47,7 @@ def encode_arm(name: ArmName, settings: Settings, end: int) -> None:
     require_ok(name)
     with cost.recorded(f"encode_{name}"):
         seed_everything(0)
-        neck = encoder.build(settings.preset).to(device())
+        neck = encoder.configured(settings).to(device())
         with replacing(ENCODED / name) as folder:
             for split in ("train", "val"):
                 progress = bar(f"encode {split}", "batch")

@@ -83,7 +83,7 @@ def evaluate_arm(name: ArmName, settings: Settings, open_adapters: Callable[[enc
         write_pictures(cases, pictures)
         for model in sorted((MODELS / name).iterdir()):
             card = read_json(model / "card.json")
-            arm = Arm(encoder.build(settings.preset), settings.preset.depth, settings)
+            arm = Arm(encoder.configured(settings), settings.preset.depth, settings)
             open_adapters(arm.neck.trunk, model)
             arm.segmenter.load_state_dict(load_file(model / "head.safetensors"))
             progress = bar(f"evaluate {name}, seed {card['seed']}", "case")

@@ -5,6 +5,7 @@ write into a link would change the cache behind it.
 """
 
 import csv
+import io
 import json
 import os
 import shutil
@@ -69,11 +70,11 @@ def write_csv(path: Path | str, columns: Sequence[str], rows: Sequence[dict[str,
 
 def read_csv(path: Path | str) -> list[dict[str, str]]:
     """Read what a stage wrote, all values as text. Raises UserError if it is not there yet."""
-    return list(csv.DictReader(_text(path).splitlines()))
+    return list(csv.DictReader(io.StringIO(_text(path), newline="")))
 
 
 def _text(path: Path | str) -> str:
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return Path(path).read_bytes().decode("utf-8")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file yet; `dvc repro` makes it") from None

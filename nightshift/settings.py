@@ -104,13 +104,20 @@ class Data(BaseModel):
 
 
 class EncoderUse(Section):
-    """`resolution`: side, in pixels, of the square that a frame is brought to; `native`: the preset's img_size."""
+    """`resolution`: side, in pixels, of the square that a frame is brought to; `native`: the preset's img_size.
+
+    `rope`: `repaired` makes the position tables for that resolution, real; `as_shipped` leaves them as SAM 3 has them.
+    """
 
     resolution: Positive | Literal["native"] = Field(description="a number of pixels, or native")
+    rope: Literal["repaired", "as_shipped"]
 
 
 class Probe(Section):
-    resolutions: list[Positive]
+    """`resolutions`: sides in pixels, asked of the full-size encoder; `ddp`: also two real processes (10 s)."""
+
+    resolutions: list[Annotated[int, Field(ge=14)]]
+    ddp: bool
 
 
 class Prepare(Section):

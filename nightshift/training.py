@@ -100,6 +100,8 @@ def train(
             schedule.step()
             losses.append(loss.item() * len(logits))
         val_loss, dice = validate(arm, val_cases, settings.batch_size, device)
+        if not math.isfinite(val_loss):
+            raise UserError(f"the validation loss is not finite in epoch {epoch}; lower train.learning_rate")
         top = int(dice.argmax())
         curves.append(
             {
@@ -161,7 +163,7 @@ def train_arm(
         data_hash = hash_folder(*(PREPARED / split for split in parts))
         for seed in own.seeds:
             seed_everything(seed)
-            arm = Arm(encoder.build(settings.preset), start, settings)
+            arm = Arm(encoder.configured(settings), start, settings)
             adapted = adapt(arm.neck.trunk)
             record["parameters_trained"] = encoder.count_parameters(arm)
             trained = train(

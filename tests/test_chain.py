@@ -18,7 +18,13 @@ MINIATURE = {
     "conf/encoder/tiny.yaml": {"img_size": 84, "pretrain_img_size": 42, "embed_dim": 32, "depth": 2, "num_heads": 2}
     | {"window_size": 3, "global_blocks": [1], "d_model": 16},
     "conf/data/synthetic.yaml": {"patients": 8, "views": 2, "size": 96, "frames": 2, "val": 0.25, "test": 0.25},
-    "params.yaml": {"train.epochs": 2, "head.width": 8, "lora.rank": 2, "probe.resolutions": [1008, 1024]},
+    "params.yaml": {
+        "train.epochs": 2,
+        "head.width": 8,
+        "lora.rank": 2,
+        "probe.resolutions": [1008, 1024],
+        "probe.ddp": False,
+    },
 }
 
 

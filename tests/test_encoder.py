@@ -1,15 +1,12 @@
 """The encoder on sam3's own classes, very small or on meta: blocks, framing, LoRA by peft, the RoPE probe."""
 
-from pathlib import Path
-
 import numpy as np
 import peft
 import pytest
 import torch
 
-from nightshift import encoder, framing, gate, lora, probing, rope
+from nightshift import encoder, framing, lora, rope
 from nightshift.errors import UserError
-from nightshift.files import write_json
 from nightshift.settings import Encoder, read_preset
 
 
@@ -218,63 +215,3 @@ def test_first_failure_with_weights_and_with_another_error(neck):
     neck.trunk.blocks[0].register_forward_pre_hook(broken)
     with pytest.raises(AssertionError, match="not RoPE's"):
         rope.first_failure(neck.trunk, images())
-
-
-@pytest.fixture
-def rows(small):
-    def probed(resolution):
-        settings = small({"encoder.resolution": resolution, "probe.resolutions": [1008, 1016, 1024]})
-        return settings, probing.probe_cases(settings)
-
-    return probed
-
-
-def test_probe_cases(rows):
-    settings, found = rows("native")
-    assert all(tuple(row) == probing.COLUMNS for row in found)
-    outcomes = {row["case"]: (row["outcome"], row["cause"], row["block"]) for row in found}
-    for adapter in ("none", "peft"):
-        assert outcomes.pop(f"sam3-1008-{adapter}") == ("ok", "", "")
-        assert outcomes.pop(f"sam3-1016-{adapter}") == ("wrong", "pixels_dropped", "")
-        assert outcomes.pop(f"sam3-1024-{adapter}") == ("assertion", "grid", 7)
-        assert outcomes.pop(f"mini-56-{adapter}") == ("ok", "", "")
-        assert probing.arm_verdict(found, settings, adapter) == {"ok": True, "cause": "", "cure": ""}
-    assert not outcomes
-    failing = next(row for row in found if row["case"] == "sam3-1024-peft")
-    assert (failing["table_shape"], failing["expected_shape"]) == ("5184 x 32", "5329 x 32")
-    verdicts = {name: (h["verdict"], h["cases"]) for name, h in probing.hypotheses(found).items()}
-    assert verdicts["resolution"] == ("supported", ["sam3-1024-none"])
-    assert verdicts["lora_wrapper"][0] == "refuted"
-    assert [(r["side"], r["tokens"]) for r in probing.resolutions(found)] == [(1008, 5184), (56, 16)]
-
-
-def test_a_wrapper_that_changes_an_outcome_is_guilty(rows):
-    found = [row | ({"outcome": "error"} if row["case"] == "sam3-1008-peft" else {}) for row in rows("native")[1]]
-    assert probing.hypotheses(found)["lora_wrapper"]["verdict"] == "supported"
-    assert probing.hypotheses(found)["lora_wrapper"]["cases"] == ["sam3-1008-peft"]
-
-
-@pytest.mark.parametrize(
-    ("resolution", "cause"),
-    [(70, "block 1 has a table of 16 x 8 for tokens that need 25 x 8"), (60, "the last 4 rows")],
-)
-def test_a_failing_verdict_stops_the_arm(rows, resolution, cause):
-    settings, found = rows(resolution)
-    verdict = probing.arm_verdict(found, settings, "peft")
-    assert verdict["ok"] is False
-    assert cause in verdict["cause"]
-    assert "encoder.resolution to 56" in verdict["cure"]
-    with pytest.raises(UserError, match="no such file yet"):
-        gate.require_ok("lora")
-    write_json(Path("reports/probe/lora.json"), verdict)
-    with pytest.raises(UserError) as caught:
-        gate.require_ok("lora")
-    assert verdict["cause"] in str(caught.value)
-    assert verdict["cure"] in str(caught.value)
-    write_json(Path("reports/probe/lora.json"), {"ok": True, "cause": "", "cure": ""})
-    gate.require_ok("lora")
-
-
-def test_a_resolution_below_one_patch(rows):
-    with pytest.raises(UserError, match="less than a patch"):
-        rows(10)

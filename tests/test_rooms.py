@@ -11,13 +11,13 @@ ROOT = Path(__file__).parents[1]
 FLOORS = [
     ["errors", "progress"],
     ["files", "settings"],
-    ["gate", "compute", "cost", "inventory", "shards", "anatomy"],
+    ["gate", "compute", "cost", "inventory", "shards", "anatomy", "rope"],
     ["projection", "sources"],
     ["simulator", "cases"],
     ["framing", "encoder", "metrics"],
-    ["rope", "lora", "segmenter"],
+    ["rotation", "wrapping", "lora", "segmenter"],
     ["probing", "arms"],
-    ["encoding", "training", "evaluation"],
+    ["verdicts", "matrix", "encoding", "training", "evaluation"],
     ["statistics", "figures"],
     ["report"],
 ]

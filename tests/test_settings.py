@@ -206,7 +206,8 @@ def test_an_arm_overrides_train_for_itself_alone(change):
     assert (train.epochs, train.learning_rate) == (PARAMS["train"]["epochs"], PARAMS["train"]["learning_rate"])
 
 
-def test_without_overrides_both_arms_are_train(checkout):
+def test_without_overrides_both_arms_are_train(change):
+    change({"train.epochs": 7, "train.batch_size": 3, "train.weight_decay": 0.3, "train.warmup": 0.4})
     chosen = settings.read()
     assert chosen.train_for("frozen") == chosen.train_for("lora") == chosen.train
 

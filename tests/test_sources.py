@@ -32,7 +32,7 @@ def test_manifest(manifest):
 
 def test_manifest_with_bom_more_columns_and_bool_masks(manifest):
     np.save("set/p0/mask.npy", np.load("set/p0/mask.npy") > 0)
-    write_manifest([r | {"note": "é"} for r in manifest], ("note", *reversed(COLUMNS)))
+    write_manifest([r | {"note": "é"} for r in manifest], (*COLUMNS, "note"))
     path = Path("set/manifest.csv")
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     assert raw_cases(MANIFEST)[0].read()[1].sum() == 18
@@ -193,6 +193,7 @@ def test_made_split_is_by_patient_and_from_the_seed_alone():
     patients = {name: {c.patient_id for c in members} for name, members in split.items()}
     assert {name: len(p) for name, p in patients.items()} == {"train": 12, "val": 3, "test": 5}
     assert (len(set.union(*patients.values())), sum(map(len, split.values()))) == (20, 60)
+    assert patients["test"] == {"p3", "p9", "p10", "p12", "p14"}  # on every machine
     assert split_of(raw) == split_of(raw[::-1])
     assert split_of(raw) != split_of(raw, PREPARE.model_copy(update={"seed": 1}))
 

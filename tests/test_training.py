@@ -143,10 +143,10 @@ def test_same_seed_same_bits_and_only_what_should_be_trained(small, prepared, ad
 
 
 def test_the_best_epoch_is_kept(small, prepared):
-    arm, best, _ = run(small({"train.epochs": 5, "train.learning_rate": 0.02}), prepared)
+    arm, best, _ = run(small({"train.epochs": 6, "train.learning_rate": 0.05}), prepared, seed=2)
     dice = [row["val_dice"] for row in best.curves]
-    assert [row["epoch"] for row in best.curves] == [1, 2, 3, 4, 5]
-    assert dice.index(max(dice)) == best.epoch - 1
+    assert [row["epoch"] for row in best.curves] == [1, 2, 3, 4, 5, 6]
+    assert dice.index(max(dice)) == best.epoch - 1 < 5  # or this would not be seen
     loss, again = training.validate(arm, ArmCases(prepared["val"], None, small()), 2, CPU)
     assert again.max() == pytest.approx(best.val_dice, abs=1e-6)
     assert metrics.THRESHOLDS[int(again.argmax())] == best.threshold
@@ -199,15 +199,19 @@ def test_loss_by_hand():
 
 def test_learning_rate_by_hand(small, prepared):
     factors = [training.learning_rate_factor(step, 20, 0.1) for step in range(21)]
-    cosine = [0.5 * (1 + math.cos(math.pi * k / 18)) for k in range(19)]
-    assert factors == pytest.approx([0.5, 1, *cosine])
-    assert cosine[9] == pytest.approx(0.5)
+    assert factors == pytest.approx([0.5, 1, *(0.5 * (1 + math.cos(math.pi * k / 18)) for k in range(19))])
     assert training.learning_rate_factor(0, 20, 0.0) == 1
-    settings = small({"train.epochs": 1, "train.batch_size": 5, "train.learning_rate": 0.01, "train.weight_decay": 0.1})
-    before = new_arm(settings).segmenter.out.weight.detach()
-    after = run(settings, prepared)[1].state["segmenter.out.weight"]
-    step = after - before * (1 - 0.01 * 0.1)  # Adam's first step is the learning rate, whatever the gradient
-    torch.testing.assert_close(step.abs(), torch.full_like(step, 0.01), rtol=1e-2, atol=0)
+    settings = small({"train.epochs": 4, "train.batch_size": 5, "train.warmup": 0.5})
+    curves = run(settings, prepared)[1].curves
+    arm, item = new_arm(settings), default_collate(list(ArmCases(prepared["train"], None, settings)))
+    optimiser = torch.optim.AdamW(arm.segmenter.parameters(), weight_decay=settings.train.weight_decay)
+    for factor, expected in zip((0.5, 1, 1, 0.5), curves, strict=True):
+        optimiser.param_groups[0]["lr"] = settings.train.learning_rate * factor
+        loss = training.loss_of(training.forward(arm, item, CPU), item["target"])
+        assert loss.item() == pytest.approx(expected["train_loss"], abs=1e-5)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
 
 
 def random_masks(count=20):
@@ -222,7 +226,6 @@ def random_masks(count=20):
 @pytest.mark.parametrize(("mask", "truth"), random_masks())
 def test_metrics_are_those_of_monai_and_scikit_image(mask, truth):
     found = metrics.all_metrics(mask, truth.astype(np.uint8))
-    assert tuple(found) == evaluation.MEASURES
     pair = [torch.from_numpy(m)[None, None].float() for m in (mask, truth)]
     assert found["dice"] == pytest.approx(compute_dice(*pair).item(), abs=1e-6)
     assert found["iou"] == pytest.approx(compute_iou(*pair).item(), abs=1e-6)
@@ -243,8 +246,7 @@ def test_metrics_of_empty_masks():
     for pair in ((empty, full), (full, empty)):
         assert metrics.all_metrics(*pair) == dict.fromkeys(overlaps, 0.0) | {"hd95": 50.0}
     assert metrics.cldice(full & (np.arange(40) < 5), full & (np.arange(40) > 30)) == 0
-    found = metrics.dice_at_thresholds(np.full((2, 2), 0.5), np.ones((2, 2)))
-    assert found.tolist() == [1.0] * 8 + [0.0] * 9  # above 0.5 means not 0.5
+    assert metrics.dice_at_thresholds(full / 2, full).tolist() == [1.0] * 8 + [0.0] * 9  # above 0.5 means not 0.5
 
 
 def test_evaluation_is_at_native_size(small, prepared, tmp_path):
@@ -252,10 +254,8 @@ def test_evaluation_is_at_native_size(small, prepared, tmp_path):
     arm = new_arm(settings, 3).eval()
     rows = evaluation.evaluate(arm, cases, settings, {"seed": 4, "threshold": 0.05}, tmp_path, iter)
     evaluation.write_pictures(cases, tmp_path)
-    for i, row in enumerate(rows):
-        case = cases[i]
-        assert tuple(row) == evaluation.COLUMNS
-        assert (row["seed"], row["case_id"], row["primary_angle"]) == (4, case.case_id, case.angles[0])
+    for i, (row, case) in enumerate(zip(rows, cases, strict=True)):
+        assert tuple(row.values())[:5] == (4, case.case_id, case.patient_id, *case.angles)
         names = (f"{name}-{i:05d}.png" for name in ("prediction-4", "truth", "frame"))
         mask, truth, frame = (np.asarray(Image.open(tmp_path / name)) for name in names)
         item = default_collate([ArmCases(cases, None, settings)[i]])
@@ -269,8 +269,8 @@ def test_evaluation_is_at_native_size(small, prepared, tmp_path):
 
 def test_means_count_cases_and_patients():
     values = dict.fromkeys(evaluation.MEASURES, 0.5)
-    who = [("a", "p"), ("b", "p"), ("c", ""), ("d", "")]
-    rows = [values | {"case_id": c, "patient_id": p, "dice": seed / 10} for seed in (0, 1) for c, p in who]
+    who = zip("abcdabcd", ["p", "p", "", ""] * 2, [0.0] * 4 + [0.1] * 4, strict=True)
+    rows = [values | {"case_id": case, "patient_id": patient, "dice": dice} for case, patient, dice in who]
     assert evaluation.means(rows) == values | {"dice": 0.05, "cases": 4, "patients": 3}
 
 
@@ -294,6 +294,6 @@ def test_an_arm_from_prepared_to_evaluated(small, prepared, name):
         assert card["data_hash"] == hash_folder(Path("data/prepared/train"), Path("data/prepared/val"))
     rows = read_csv(f"reports/evaluation/{name}/cases.csv")
     assert [(r["seed"], r["case_id"]) for r in rows] == [(s, c) for s in "03" for c in ("case-7", "case-8")]
-    dice = np.mean([float(r["dice"]) for r in rows])
-    assert read_json(f"reports/evaluation/{name}/metrics.json")["dice"] == pytest.approx(dice, abs=2e-6)
+    dice = read_json(f"reports/evaluation/{name}/metrics.json")["dice"]
+    assert dice == pytest.approx(np.mean([float(r["dice"]) for r in rows]), abs=2e-6)
     assert len(read_csv(f"reports/curves/{name}.csv")) == 2 * settings.train_for(name).epochs
