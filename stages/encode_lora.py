@@ -1,10 +1,14 @@
 """The blocks before the first adapted one, once per train and val case -> data/encoded/lora."""
 
-from nightshift import encoding, lora, settings
+from nightshift import settings
 from nightshift.errors import run
+from nightshift.gate import require_ok
 
 
 def main() -> None:
+    require_ok("lora")
+    from nightshift import encoding, lora  # torch and sam3: seconds, after the gate
+
     chosen = settings.read()
     encoding.encode_arm("lora", chosen, end=lora.prefix_end(chosen.lora, chosen.preset.depth))
 

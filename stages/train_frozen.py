@@ -1,10 +1,14 @@
 """The frozen baseline: only view conditioning and head are trained, on kept features -> models/frozen."""
 
-from nightshift import settings, training
+from nightshift import settings
 from nightshift.errors import run
+from nightshift.gate import require_ok
 
 
 def main() -> None:
+    require_ok("frozen")
+    from nightshift import training  # torch and sam3: seconds, after the gate
+
     chosen = settings.read()
     training.train_arm(
         "frozen", chosen, start=chosen.preset.depth, adapt=lambda trunk: None, save=lambda adapted, folder: None

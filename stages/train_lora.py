@@ -1,10 +1,14 @@
 """The LoRA arm: adapters in the trunk, view conditioning and head are trained -> models/lora."""
 
-from nightshift import lora, settings, training
+from nightshift import settings
 from nightshift.errors import run
+from nightshift.gate import require_ok
 
 
 def main() -> None:
+    require_ok("lora")
+    from nightshift import lora, training  # torch and sam3: seconds, after the gate
+
     chosen = settings.read()
     training.train_arm(
         "lora",

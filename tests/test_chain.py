@@ -18,13 +18,8 @@ MINIATURE = {
     "conf/encoder/tiny.yaml": {"img_size": 84, "pretrain_img_size": 42, "embed_dim": 32, "depth": 2, "num_heads": 2}
     | {"window_size": 3, "global_blocks": [1], "d_model": 16},
     "conf/data/synthetic.yaml": {"patients": 8, "views": 2, "size": 96, "frames": 2, "val": 0.25, "test": 0.25},
-    "params.yaml": {
-        "train.epochs": 2,
-        "head.width": 8,
-        "lora.rank": 2,
-        "probe.resolutions": [1008, 1024],
-        "probe.ddp": False,
-    },
+    "params.yaml": {"train.epochs": 2, "head.width": 8, "lora.rank": 2}
+    | {"probe.resolutions": [1008, 1024], "probe.ddp": False},
 }
 
 
@@ -150,12 +145,12 @@ def test_only_the_lora_arm_follows_lora(first):
 
 
 def test_a_doomed_resolution_stops_at_encode_with_cause_and_cure(first):
-    edit(first, "params.yaml", {"encoder.resolution": 90})
+    edit(first, "params.yaml", {"encoder.resolution": 98, "encoder.rope": "as_shipped"})
     done = run(first, "dvc", "repro", "encode_frozen")
     assert done.returncode != 0
     error = [line for line in done.stderr.splitlines() if line.startswith("error:")]
-    assert len(error) == 1 and "90 px" in error[0] and "84" in error[0]
-    edit(first, "params.yaml", {"encoder.resolution": "native"})
+    assert len(error) == 1 and "98 px" in error[0] and "Set encoder.rope to repaired" in error[0]
+    edit(first, "params.yaml", {"encoder.resolution": "native", "encoder.rope": "repaired"})
     assert ran(first) == ALWAYS
 
 

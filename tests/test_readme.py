@@ -4,6 +4,7 @@ import re
 import shlex
 
 import pytest
+import torch
 from test_chain import ROOT, clone, run
 
 INSTALL = ("git clone", "make ", "python -m venv", "source ", "python -m pip install")
@@ -30,6 +31,28 @@ def test_every_command_of_the_readme_runs(tmp_path):
     for line in lines:
         done = run(folder, *shlex.split(line))
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+
+
+def test_the_patch_and_the_explanation_work_on_the_full_trunk():
+    """The README's Python, on the trunk that sam3 itself builds for its image model, at full size without weights."""
+    from nightshift import encoder, rope  # first: it imports sam3 without its warnings
+
+    from sam3.model_builder import _create_vit_backbone  # isort: skip
+
+    with torch.device("meta"), encoder._LinspaceOnCpu():
+        trunk = _create_vit_backbone().eval()
+    model = torch.nn.Module()
+    model.backbone = torch.nn.Module()
+    model.backbone.vision_backbone = torch.nn.Module()
+    model.backbone.vision_backbone.trunk = trunk
+    model.forward = trunk.forward
+    explained, patch = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    names = {"model": model, "images": torch.empty(1, 3, 1022, 1022, device="meta")}
+    with pytest.raises(rope.RopeError, match=r"block 7: .*5184 rows.*5329 tokens.*set_grid"):
+        exec(explained, names)  # noqa: S102, the README's own code
+    exec(patch, names)  # noqa: S102
+    exec(explained, names)  # noqa: S102
+    assert trunk.blocks[7].attn.rope_cos.shape == (73 * 73, 32)
 
 
 def test_the_make_targets_of_the_readme_exist():
