@@ -18,6 +18,7 @@ COLOURS = {
     "positions": "#f0e442",
     "imaginary_lost": "#0072b2",
     "unscaled": "#56b4e9",
+    "table_size": "#009e73",
 }
 OTHER = "#555555"
 

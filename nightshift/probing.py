@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from nightshift import encoder, lora
-from nightshift.rope import Failure, first_failure, make_real, set_grid
+from nightshift.rope import Failure, failure_of, first_failure, make_real, set_grid
 from nightshift.rotation import first_wrong
 from nightshift.settings import Encoder, Settings, read_preset
 from nightshift.wrapping import ADAPTERS, adapt, ddp_over_gloo, installed_replica, legacy_replica
@@ -33,8 +33,9 @@ Row = dict[str, Any]
 def probe_cases(settings: Settings) -> list[Row]:
     """A row (COLUMNS) per case: full size, shallow, wrapped, and the configured encoder as each arm runs it."""
     full = read_preset("encoder", "sam3", Encoder)
-    shallow = full.model_copy(update={"embed_dim": 64, "num_heads": 2, "depth": 2, "global_blocks": [1], "d_model": 16})
-    rows = [*_sizes(full, settings.probe.resolutions), *_values(shallow), *_wrappers(full, shallow, settings.probe.ddp)]
+    shallow = full.model_copy(update={"embed_dim": 32, "num_heads": 1, "depth": 2, "global_blocks": [1], "d_model": 16})
+    rows = [*_sizes(full, settings.probe.resolutions), *_values(shallow), *_loaded(shallow)]
+    rows += [*_wrappers(full, shallow, settings.probe.ddp), *_on_gpus(shallow)]
     return rows + [_configured(settings, adapter) for adapter in ("none", "peft")]
 
 
@@ -83,11 +84,33 @@ def _values(shallow: Encoder) -> list[Row]:
         return [_value_case(change(encoder.build(shallow).trunk), *case) for *case, change in cases]
 
 
+def _loaded(shallow: Encoder) -> list[Row]:
+    """A trunk built for 504 px opens weights that were saved at 1008 px, tables and all."""
+    state, rows = encoder.build(shallow).trunk.state_dict(), []
+    for table in ("from_file", "from_file_repaired"):
+        trunk = encoder.build(shallow.model_copy(update={"img_size": 504})).trunk
+        if table.endswith("repaired"):
+            make_real(trunk)
+        try:
+            trunk.load_state_dict(state)
+            rows.append(_value_case(trunk, (504, 504), "float32", table))
+        except RuntimeError as error:
+            cause = "table_size" if "size mismatch for" in str(error) and "freqs_cis" in str(error) else str(error)
+            row = _row("sam3-shallow", trunk, (504, 504), None, table=table)
+            rows.append(row | {"outcome": "error", "cause": cause.splitlines()[0]})
+    return rows
+
+
 def _value_case(trunk: encoder.ViT, size: tuple[int, int], dtype: str, table: str) -> Row:
     images = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0)).to(next(trunk.parameters()).dtype)
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype.startswith("autocast")):
-        failure = first_failure(trunk, images)
-        wrong = None if failure else first_wrong(trunk, images)
+        failure, wrong = None, None
+        try:
+            wrong = first_wrong(trunk, images)
+        except AssertionError as error:
+            failure = failure_of(error)
+            if failure is None:
+                raise
     row = _row("sam3-shallow", trunk, size, failure, dtype=dtype, table=table)
     return row | {"outcome": "wrong", "cause": wrong.cause, "block": wrong.block} if wrong else row
 
@@ -120,6 +143,31 @@ def _wrappers(full: Encoder, shallow: Encoder, ddp: bool) -> list[Row]:
         for table, error in ddp_over_gloo(small).items():
             row = _row("sam3-small", trunk, (168, 168), None, adapter="lora_by_hand", wrapper="ddp_gloo", table=table)
             rows.append(row | {"outcome": "error", "cause": error.splitlines()[0]} if error else row)
+    return rows
+
+
+def _on_gpus(shallow: Encoder) -> list[Row]:
+    """The real `replicate` on the first GPU and on all of them, forward and backward; nothing where there is none."""
+    rows: list[Row] = []
+    for count in dict.fromkeys((1, torch.cuda.device_count()) if torch.cuda.is_available() else ()):
+        for table in ("as_shipped", "repaired"):
+            trunk = encoder.build(shallow).trunk
+            if table == "repaired":
+                make_real(trunk)
+            trunk = adapt(trunk, "lora_by_hand").cuda()
+            what = {"adapter": "lora_by_hand", "wrapper": f"replica_on_{count}_gpu", "table": table}
+            row = _row("sam3-shallow", trunk, (1008, 1008), None, **what)
+            try:
+                for device, replica in enumerate(torch.nn.parallel.replicate(trunk, list(range(count)))):
+                    images = torch.rand(1, 3, 1008, 1008, device=device)
+                    failure = first_failure(replica, images)
+                    if failure:
+                        row = _row("sam3-shallow", trunk, (1008, 1008), failure, **what)
+                        break
+                    replica(images)[-1].sum().backward()
+            except RuntimeError as error:
+                row |= {"outcome": "error", "cause": str(error).splitlines()[0]}
+            rows.append(row)
     return rows
 
 

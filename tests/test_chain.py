@@ -121,6 +121,7 @@ def test_a_second_repro_runs_only_what_always_runs(first):
     assert ran(first) == ALWAYS
 
 
+@pytest.mark.slow
 def test_two_clones_agree_byte_for_byte(first, tmp_path):
     second = clone(tmp_path / "second")
     repro(second)
@@ -154,6 +155,7 @@ def test_a_doomed_resolution_stops_at_encode_with_cause_and_cure(first):
     assert ran(first) == ALWAYS
 
 
+@pytest.mark.slow
 def test_a_folder_of_pictures_goes_through_both_arms(first, tmp_path):
     """Images and masks paired by name, of unequal sizes, without angles, outside the project."""
     from PIL import Image, ImageDraw

@@ -53,6 +53,8 @@ def test_every_false_pass_is_found_with_its_cause(rows):
         assert wrong.pop((side, side, "float32", "unscaled")) == "unscaled"
     assert wrong.pop((1008, 1008, "bfloat16", "as_shipped")) == "imaginary_lost"
     assert (336, 336, "float32", "unscaled") in wrong  # where the scale is 1
+    assert wrong.pop((504, 504, "float32", "from_file")) == "table_size"
+    assert wrong[504, 504, "float32", "from_file_repaired"] == ""
     assert set(wrong.values()) == {""}
 
 
@@ -186,4 +188,4 @@ def test_the_contract_columns(rows, tmp_path):
     probe.write_csv(tmp_path / "cases.csv", probing.COLUMNS, rows)
     with (tmp_path / "cases.csv").open(encoding="utf-8") as handle:
         outcomes = {row["outcome"] for row in csv.DictReader(handle)}
-    assert outcomes == {"ok", "assertion", "wrong"}
+    assert outcomes == {"ok", "assertion", "wrong", "error"}
