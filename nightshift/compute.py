@@ -5,14 +5,20 @@ import random
 import numpy as np
 import torch
 
+from nightshift.errors import UserError
 from nightshift.settings import hardware
 
 
 def device() -> torch.device:
-    """The device of hardware.yaml; `auto` is CUDA where there is some."""
+    """The device of hardware.yaml; `auto` is CUDA where there is some.
+
+    Raises UserError if it asks for CUDA and torch sees none: the probe cannot know the machine that trains.
+    """
     wanted = hardware().device
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise UserError("hardware.yaml: device: cuda, but torch sees no GPU here; set device: auto or cpu")
     return torch.device(wanted)
 
 
