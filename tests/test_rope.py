@@ -1,12 +1,11 @@
 """The repair: the tables of a trunk built for that size, the output of transformers, safe in every wrapper."""
 
-import copy
-
 import pytest
 import torch
 
 from nightshift import encoder, lora, rope
 from nightshift.settings import Encoder, Lora
+from nightshift.wrapping import legacy_replica
 
 WINDOW, PATCH = 24, 14  # as SAM 3 has them; the widths are small
 SIDES = (336, 504, 672, 1344)
@@ -84,16 +83,6 @@ def test_repaired_output_equals_transformers(side):
 def _layer(name: str) -> str:
     name = name.replace("blocks.", "layers.").replace("norm1", "layer_norm1").replace("norm2", "layer_norm2")
     return name.replace(".attn.proj", ".attention.o_proj").replace(".attn.", ".attention.")
-
-
-def legacy_replica(module: torch.nn.Module) -> torch.nn.Module:
-    """What DataParallel of torch <= 2.10 makes: complex buffers arrive as real views; everything else as it is."""
-    replica = copy.deepcopy(module)
-    for child in replica.modules():
-        for name, buffer in child._buffers.items():
-            if buffer is not None and buffer.is_complex():
-                child._buffers[name] = torch.view_as_real(buffer)
-    return replica
 
 
 def test_a_legacy_replica_of_the_repaired_trunk_with_lora_is_the_plain_one():
