@@ -6,7 +6,6 @@ Only the probe and the LoRA stages import this module, so mending it never touch
 from pathlib import Path
 
 from peft import LoraConfig, PeftModel, get_peft_model
-from torch import nn
 
 from nightshift.encoder import ViT
 from nightshift.errors import UserError
@@ -50,7 +49,3 @@ def save_adapters(adapted: PeftModel, folder: Path) -> None:
 def load_adapters(trunk: ViT, folder: Path) -> PeftModel:
     """Open saved adapters on a fresh trunk, for inference, in place."""
     return PeftModel.from_pretrained(trunk, folder)
-
-
-def adapter_parameters(adapted: PeftModel) -> list[nn.Parameter]:
-    return [p for p in adapted.parameters() if p.requires_grad]
