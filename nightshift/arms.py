@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from nightshift import encoder
 from nightshift.cases import Case, Cases
+from nightshift.compute import autocast
 from nightshift.errors import UserError
 from nightshift.framing import frame_to_square, mask_to_square
 from nightshift.segmenter import Segmenter
@@ -28,6 +29,7 @@ class Arm(nn.Module):
     def __init__(self, neck: encoder.Sam3DualViTDetNeck, start: int, settings: Settings) -> None:
         super().__init__()
         self.neck, self.start, self.resolution = neck, start, settings.resolution
+        self.precision, self.checkpointing = settings.encoder.precision, settings.lora.activation_checkpointing
         self.segmenter = Segmenter(settings.preset.d_model, settings.head, settings.view)
 
     def train(self, mode: bool = True) -> "Arm":
@@ -42,12 +44,13 @@ class Arm(nn.Module):
     def forward(self, tokens: Tensor | None, angles: Tensor | None, images: Tensor | None) -> Tensor:
         """`tokens` of the prefix, or None to run the prefix too, from `images`."""
         trunk = self.neck.trunk
-        if tokens is None:
-            with torch.no_grad():
-                tokens = encoder.run_prefix(trunk, images, self.start)
-        levels = encoder.neck_levels(self.neck, encoder.run_suffix(trunk, tokens, self.start))
-        logits = self.segmenter(levels, angles, images)
-        return F.interpolate(logits, (self.resolution, self.resolution), mode="bilinear", align_corners=False)
+        with autocast((images if tokens is None else tokens).device, self.precision):
+            if tokens is None:
+                with torch.no_grad():
+                    tokens = encoder.run_prefix(trunk, images, self.start)
+            features = encoder.run_suffix(trunk, tokens, self.start, self.checkpointing)
+            logits = self.segmenter(encoder.neck_levels(self.neck, features), angles, images)
+        return F.interpolate(logits.float(), (self.resolution, self.resolution), mode="bilinear", align_corners=False)
 
 
 def angles_of(case: Case, mode: str) -> tuple[float, float]:

@@ -1,6 +1,8 @@
 """Where and how a stage computes: the device, and what makes two runs of it give the same bytes."""
 
+import ctypes
 import random
+import sys
 
 import numpy as np
 import torch
@@ -32,3 +34,18 @@ def seed_everything(seed: int) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = (
         False  # it fills every new tensor: slow, and no result uses it
     )
+
+
+def give_memory_back() -> None:
+    """Let glibc return every block of 4 MB or more to the system at once, where there is glibc.
+
+    It would keep blocks of up to 32 MB and fragment them: full-size SAM 3 with activation checkpointing at 1008 px took
+    14.9 GB instead of 5 on a CPU. Costs a fourth of the time, so it is for those who traded time for memory already.
+    """
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(-3, 4 * 2**20)  # -3: M_MMAP_THRESHOLD
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """`with autocast(device, "bf16"):` products in bfloat16; sums, norms and position tables stay in float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")

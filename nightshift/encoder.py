@@ -13,9 +13,13 @@ of its frozen blocks and train from there.
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import checkpoint
 
-from nightshift.rope import make_real, set_grid  # before sam3: it imports sam3 without its warnings
+from nightshift.loading import load
+from nightshift.progress import say
+from nightshift.rope import make_real, make_tables, set_grid  # before sam3: it imports sam3 without its warnings
 from nightshift.settings import Encoder, Settings
+from nightshift.weights import file_of
 
 from sam3.model.necks import Sam3DualViTDetNeck  # isort: skip
 from sam3.model.position_encoding import PositionEmbeddingSine  # isort: skip
@@ -77,12 +81,28 @@ def build(preset: Encoder, device: str = "cpu") -> Sam3DualViTDetNeck:
 
 
 def configured(settings: Settings, device: str = "cpu") -> Sam3DualViTDetNeck:
-    """The encoder that params.yaml describes, with its tables `repaired` for its resolution, or `as_shipped`."""
-    neck = build(settings.preset, device)
+    """The encoder that params.yaml describes: weights, tables `repaired` for its resolution or `as_shipped`, precision.
+
+    On `meta` it has no weights, whatever the settings say. Raises UserError for weights that are missing or do not fit.
+    """
+    file = None if device == "meta" else file_of(settings.encoder.weights)
+    neck = build(settings.preset, "meta" if file else device)
+    if file:
+        say(str(load(neck, file)))
+        make_tables(neck.trunk)
     if settings.encoder.rope == "repaired":
         make_real(neck.trunk)
         set_grid(neck.trunk, settings.resolution // settings.preset.patch_size)
+    if settings.encoder.precision == "bf16":
+        halve(neck)
     return neck
+
+
+def halve(neck: nn.Module) -> None:
+    """Keep what autocast would cast at every use, the weights of linear layers and convolutions, in bfloat16."""
+    for module in neck.modules():
+        if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
+            module.to(torch.bfloat16)
 
 
 def run_prefix(trunk: ViT, images: Tensor, end: int) -> Tensor:
@@ -98,10 +118,16 @@ def run_prefix(trunk: ViT, images: Tensor, end: int) -> Tensor:
     return tokens
 
 
-def run_suffix(trunk: ViT, tokens: Tensor, start: int) -> Tensor:
-    """Tokens (B, g, g, D) before block `start` through the blocks that are left -> features (B, D, g, g)."""
+def run_suffix(trunk: ViT, tokens: Tensor, start: int, activation_checkpointing: bool = False) -> Tensor:
+    """Tokens (B, g, g, D) before block `start` through the blocks that are left -> features (B, D, g, g).
+
+    With activation checkpointing a block keeps only its input, and is run again in the backward pass.
+    """
     for block in trunk.blocks[start:]:
-        tokens = block(tokens)
+        if activation_checkpointing and torch.is_grad_enabled():
+            tokens = checkpoint(block, tokens, use_reentrant=False)
+        else:
+            tokens = block(tokens)
     return trunk.ln_post(tokens).permute(0, 3, 1, 2)
 
 

@@ -8,7 +8,7 @@ import torch
 from nightshift import cost, encoder
 from nightshift.arms import ENCODED
 from nightshift.cases import PREPARED, Cases
-from nightshift.compute import device, seed_everything
+from nightshift.compute import autocast, device, seed_everything
 from nightshift.files import replacing
 from nightshift.framing import frame_to_square
 from nightshift.progress import bar
@@ -22,7 +22,7 @@ def encode(
     neck: encoder.Sam3DualViTDetNeck,
     cases: Cases,
     end: int,
-    resolution: int,
+    settings: Settings,
     folder: Path,
     progress: Callable[[Iterable], Iterable],
 ) -> None:
@@ -31,8 +31,8 @@ def encode(
     def arrays():
         for first in progress(range(0, len(cases) if end else 0, BATCH)):
             indices = range(first, min(first + BATCH, len(cases)))
-            images = torch.stack([frame_to_square(cases[i].frame, resolution) for i in indices])
-            with torch.no_grad():
+            images = torch.stack([frame_to_square(cases[i].frame, settings.resolution) for i in indices])
+            with torch.no_grad(), autocast(device(), settings.encoder.precision):
                 tokens = encoder.run_prefix(neck.trunk, images.to(device()), end).cpu()
             for i, one in zip(indices, tokens, strict=True):
                 yield f"tokens.{i}", one.numpy()
@@ -49,5 +49,5 @@ def encode_arm(name: ArmName, settings: Settings, end: int) -> None:
         with replacing(ENCODED / name) as folder:
             for split in ("train", "val"):
                 progress = bar(f"encode {split}", "batch")
-                encode(neck, Cases(PREPARED / split), end, settings.resolution, folder / split, progress)
+                encode(neck, Cases(PREPARED / split), end, settings, folder / split, progress)
     print(f"{end} of {settings.preset.depth} blocks kept: {(ENCODED / name).as_posix()}")

@@ -50,7 +50,7 @@ def read_arm(arm: str) -> ArmResults:
     """Raises UserError for a file that is missing or is not what its stage writes."""
     folder, cost = Path("reports/evaluation") / arm, ("seconds", "peak_memory_bytes", "machine", "revision")
     cards = [
-        read_record(path, "seed", "settings", "data_hash", "epoch", "threshold", "val_dice")
+        read_record(path, "seed", "settings", "data_hash", "weights", "epoch", "threshold", "val_dice")
         for path in Path("models", arm).glob("seed-*/card.json")
     ]
     if not cards:
@@ -101,9 +101,7 @@ def read_table(path: Path | str, numbers: Sequence[str], texts: Sequence[str] = 
     return rows
 
 
-def contents(
-    chosen: Settings, arms: dict[str, ArmResults], results: dict[str, Row], extremes: list[Row], random_weights: bool
-) -> Row:
+def contents(chosen: Settings, arms: dict[str, ArmResults], results: dict[str, Row], extremes: list[Row]) -> Row:
     """All that the templates show, as text, lists of text and pictures; results: by measure, from `compare`."""
     dice = {name: np.array(list(per_case(arm.cases, "dice").values())) for name, arm in arms.items()}
     head, rest = answer(results["dice"], arms)
@@ -112,7 +110,7 @@ def contents(
         "use": chosen.use,
         "head": head,
         "rest": rest,
-        "random_weights": random_weights,
+        "random_weights": any(card["weights"]["path"] == "random" for arm in arms.values() for card in arm.cards),
         "warnings": warnings(arms),
         "units": units(arms["frozen"].cases),
         "measures": [_measure(name, results[key]) for name, key in zip(NAMES, MEASURES, strict=True)],

@@ -16,14 +16,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from types import FrameType
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from nightshift.errors import UserError
+from nightshift.loading import open_weights
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # sam3 imports its video code, which warns about CUDA and torch.jit
@@ -134,6 +133,12 @@ def set_grid(trunk: nn.Module, grid: int) -> None:
             attention.freqs_cis = table_of(attention, grid, grid).to(attention.freqs_cis.device)
 
 
+def make_tables(trunk: nn.Module) -> None:
+    """Compute the tables of a trunk that was built on the meta device, for the grids that it was built for."""
+    for _, attention, _ in attentions(trunk):
+        attention.freqs_cis = table_of(attention, *attention.input_size).to(next(attention.parameters()).device)
+
+
 def make_real(trunk: nn.Module) -> None:
     """Swap every attention of the trunk for `RealAttention`, in place; weights, names and adapters stay as they are."""
     for _, attention, _ in attentions(trunk):
@@ -221,19 +226,9 @@ def failure_of(error: AssertionError) -> Failure | None:
 def grids_of_file(path: Path) -> dict[int, int]:
     """What the tables in a weights file are made for: {side of the grid or window in tokens: number of blocks}.
 
-    Reads safetensors, or what torch.save wrote; no pickled code is run, no weight is read into memory.
-    Raises UserError: not a weights file, or no `freqs_cis` in it (the transformers layout keeps none).
+    Raises UserError as `open_weights` does, or for a file without `freqs_cis` (the transformers layout keeps none).
     """
-    try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as file:
-                shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-        else:
-            state = torch.load(path, map_location="meta", weights_only=True, mmap=True)
-            state = state["model"] if isinstance(state.get("model"), dict) else state
-            shapes = {name: tuple(value.shape) for name, value in state.items()}
-    except (OSError, RuntimeError, ValueError, AttributeError, UnpicklingError, SafetensorError) as error:
-        raise UserError(f"{path}: not readable as weights: {str(error).splitlines()[0]}") from None
+    shapes = {name: value.shape for name, value in open_weights(path).items()}
     tokens = Counter(shape[0] for name, shape in shapes.items() if name.endswith("freqs_cis"))
     if not tokens:
         raise UserError(f"{path}: no freqs_cis among its {len(shapes)} tensors")

@@ -71,7 +71,7 @@ class Segmenter(nn.Module):
         ]
         if self.stem is not None:
             stem = F.gelu(self.stem(images))
-            parts.append(F.interpolate(stem, parts[0].shape[-2:], mode="bilinear", antialias=True))
+            parts.append(F.interpolate(stem.float(), parts[0].shape[-2:], mode="bilinear", antialias=True))
         x = self.fuse(torch.cat(parts, dim=1))
         if self.film is not None:
             x = self.film(x, angles)

@@ -6,15 +6,15 @@ rerun (device, threads) is in hardware.yaml, read from DVC_ROOT because a queued
 """
 
 import os
-import re
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from nightshift.errors import UserError, nearest
+from nightshift.parsing import read_yaml
 
 ArmName = Literal["frozen", "lora"]
 SYNTHETIC = Path("data/raw/synthetic")
@@ -107,10 +107,13 @@ class EncoderUse(Section):
     """`resolution`: side, in pixels, of the square that a frame is brought to; `native`: the preset's img_size.
 
     `rope`: `repaired` makes the position tables for that resolution, real; `as_shipped` leaves them as SAM 3 has them.
+    `weights`: see nightshift/weights.py. `precision`: of the products; the position tables are always float32.
     """
 
     resolution: Positive | Literal["native"] = Field(description="a number of pixels, or native")
     rope: Literal["repaired", "as_shipped"]
+    weights: Annotated[str, Field(min_length=1)]
+    precision: Literal["fp32", "bf16"]
 
 
 class Probe(Section):
@@ -140,6 +143,7 @@ class Head(Section):
 class Train(Section):
     epochs: Positive
     batch_size: Positive
+    micro_batch: Positive | Literal["all"] = Field(description="a number of cases, or all")
     learning_rate: Rate
     weight_decay: Annotated[float, Field(ge=0)]
     warmup: Fraction
@@ -151,6 +155,7 @@ class Frozen(Section):
 
     epochs: Positive | None = None
     batch_size: Positive | None = None
+    micro_batch: Positive | Literal["all"] | None = Field(default=None, description="a number of cases, or all")
     learning_rate: Rate | None = None
     weight_decay: Annotated[float, Field(ge=0)] | None = None
     warmup: Fraction | None = None
@@ -168,6 +173,7 @@ class Lora(Frozen):
         | Annotated[dict[Literal["last"], Positive], Field(min_length=1)]
         | list[Annotated[int, Field(ge=0)]]
     ) = Field(description="all, {last: 8} or a list of block numbers from 0")
+    activation_checkpointing: bool
 
 
 class Hardware(Section):
@@ -219,12 +225,12 @@ def root() -> Path:
     return Path(os.environ.get("DVC_ROOT", "."))
 
 
-def read() -> Settings:
-    """Read params.yaml of the current folder.
+def read(changes: Sequence[str] = ()) -> Settings:
+    """Read params.yaml of the current folder, with `changes` as `dvc exp run -S` takes them: `lora.rank=16`.
 
     Raises UserError: file missing or not YAML, key unknown or missing, value of another type.
     """
-    return _parse(Path("params.yaml"), Settings)
+    return _parse(Path("params.yaml"), Settings, changes)
 
 
 def hardware() -> Hardware:
@@ -242,24 +248,8 @@ def read_preset(group: str, name: str, model: type[BaseModel]) -> Any:
     return _parse(path, model)
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2 floats: DVC writes `-S train.learning_rate=0.00001` as 1e-05, which YAML 1.1 takes for text."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+"), list("-+.0123456789")
-)
-
-
-def _parse(path: Path, model: type[BaseModel]) -> Any:
-    try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}  # noqa: S506, a SafeLoader
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; run from the project's root") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not readable as YAML: {error}") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: not a mapping of keys to values")
+def _parse(path: Path, model: type[BaseModel], changes: Sequence[str] = ()) -> Any:
+    values = read_yaml(path, changes)
     try:
         return model.model_validate({"source": values} if model is Data else values)
     except ValidationError as error:

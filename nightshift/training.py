@@ -20,15 +20,16 @@ from nightshift import cost, encoder
 from nightshift.arms import ENCODED, MODELS, Arm, ArmCases
 from nightshift.cases import PREPARED, Cases
 from nightshift.compute import device as chosen_device
-from nightshift.compute import seed_everything
+from nightshift.compute import give_memory_back, seed_everything
 from nightshift.errors import UserError
-from nightshift.files import replacing, write_csv, write_json
+from nightshift.files import read_json, replacing, write_csv, write_json
 from nightshift.framing import square_to_frame
 from nightshift.inventory import hash_folder
 from nightshift.metrics import THRESHOLDS, dice_at_thresholds
 from nightshift.progress import bar, say
 from nightshift.settings import ArmName, Settings, Train
 from nightshift.shards import Shards
+from nightshift.weights import RECORD
 
 CURVES = ("seed", "epoch", "train_loss", "val_loss", "val_dice")
 
@@ -75,8 +76,10 @@ def train(
     Raises UserError on a loss that is not finite, naming the cases of the batch.
     """
     arm.to(device)
+    if arm.checkpointing:
+        give_memory_back()
     parameters = {name: p for name, p in arm.named_parameters() if p.requires_grad}
-    optimiser = torch.optim.AdamW(parameters.values(), settings.learning_rate, weight_decay=settings.weight_decay)
+    optimiser = optimiser_of(arm, settings)
     order = torch.Generator().manual_seed(seed)
     loader = DataLoader(train_cases, settings.batch_size, shuffle=True, generator=order)
     steps = settings.epochs * len(loader)
@@ -88,17 +91,15 @@ def train(
         arm.train()
         losses = []
         for batch in loader:
-            logits = forward(arm, batch, device)
-            loss = loss_of(logits, batch["target"].to(device))
-            if not torch.isfinite(loss):
+            optimiser.zero_grad()
+            loss = add_gradients(arm, batch, settings, device).item()
+            if not math.isfinite(loss):
                 names = ", ".join(train_cases.cases[int(i)].case_id for i in batch["index"])
                 raise UserError(f"the loss is not finite in epoch {epoch}, cases {names}; lower train.learning_rate")
-            optimiser.zero_grad()
-            loss.backward()
             optimiser.step()
             schedule.step()
-            losses.append(loss.item() * len(logits))
-        val_loss, dice = validate(arm, val_cases, settings.batch_size, device)
+            losses.append(loss * len(batch["index"]))
+        val_loss, dice = validate(arm, val_cases, at_once(settings), device)
         if not math.isfinite(val_loss):
             raise UserError(f"the validation loss is not finite in epoch {epoch}; lower train.learning_rate")
         top = int(dice.argmax())
@@ -118,6 +119,28 @@ def train(
         for name, p in parameters.items():
             p.copy_(best.state[name])
     return best
+
+
+def optimiser_of(arm: Arm, settings: Train) -> torch.optim.AdamW:
+    """For the parameters that require gradients."""
+    parameters = [p for p in arm.parameters() if p.requires_grad]
+    return torch.optim.AdamW(parameters, settings.learning_rate, weight_decay=settings.weight_decay)
+
+
+def at_once(settings: Train) -> int:
+    """Cases per forward."""
+    return settings.batch_size if settings.micro_batch == "all" else min(settings.batch_size, settings.micro_batch)
+
+
+def add_gradients(arm: Arm, batch: dict[str, Tensor], settings: Train, device: torch.device) -> Tensor:
+    """Forward and backward of one batch, `micro_batch` cases at a time; the mean loss over its cases, a scalar."""
+    total, cases = torch.zeros((), device=device), len(batch["index"])
+    for first in range(0, cases, at_once(settings)):
+        part = {key: value[first : first + at_once(settings)] for key, value in batch.items()}
+        loss = loss_of(forward(arm, part, device), part["target"].to(device)) * (len(part["index"]) / cases)
+        loss.backward()
+        total += loss.detach()
+    return total
 
 
 def forward(arm: Arm, batch: dict[str, Tensor], device: torch.device) -> Tensor:
@@ -179,6 +202,7 @@ def train_arm(
                 "threshold": trained.threshold,
                 "val_dice": round(trained.val_dice, 6),
                 "data_hash": data_hash,
+                "weights": read_json(RECORD),
                 "settings": _settings_of(name, settings),
             }
             write_json(out / "card.json", card)

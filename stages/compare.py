@@ -15,8 +15,7 @@ def main() -> None:
     frozen, lora = (arm.cases for arm in arms.values())
     results = {name: statistics.compare(frozen, lora, name) for name in statistics.MEASURES}
     panels = report.panels(arms)
-    # Every encoder preset has random weights so far.
-    contents = report.contents(chosen, arms, results, panels, random_weights=True)
+    contents = report.contents(chosen, arms, results, panels)
     summary = {"dice": results["dice"], "verdict": statistics.verdict(results["dice"]), **statistics.size(frozen)}
     write_json(FOLDER / "metrics.json", summary)
     figures.write_png(FOLDER / "plots/curves.png", report.curves(arms, list(figures.CURVES)))

@@ -1,6 +1,7 @@
-"""Every file of the data set with size and content hash -> data/inventory.json. Always runs; hashes are remembered.
+"""Every file of the data set and of the weights, with size and content hash -> data/inventory.json, data/weights.json.
 
-The data may lie anywhere, also behind a link, where DVC would not see a change: this list is what `prepare` depends on.
+Always runs; hashes are remembered. Both may lie anywhere, also behind a link, where DVC would not see a change: these
+lists are what `prepare` and the arms depend on. Weights from the hub are downloaded here.
 """
 
 from nightshift import settings
@@ -9,13 +10,17 @@ from nightshift.files import write_json
 from nightshift.inventory import hash_files
 from nightshift.progress import bar
 from nightshift.sources import source_files
+from nightshift.weights import RECORD, file_of
 
 
 def main() -> None:
     chosen = settings.read()
+    weights = file_of(chosen.encoder.weights, download=True)
     rows = hash_files(source_files(chosen.data), bar("inventory", "file"))
     write_json("data/inventory.json", rows)
-    print(f"{len(rows)} files of {chosen.use.data}: data/inventory.json")
+    record = hash_files([weights], bar("weights", "file"))[0] if weights else {}
+    write_json(RECORD, record | {"path": chosen.encoder.weights})
+    print(f"{len(rows)} files of {chosen.use.data}, weights {chosen.encoder.weights}: data/inventory.json")
 
 
 if __name__ == "__main__":

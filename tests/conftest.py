@@ -12,8 +12,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from nightshift import cases, settings
+from nightshift import cases, settings, weights
 from nightshift.errors import UserError
+from nightshift.files import write_json
 from nightshift.settings import Folder, Manifest, Simulated
 from nightshift.sources import COLUMNS, RawCase, raw_cases
 
@@ -147,6 +148,7 @@ def written(folder: Path, raw: list[RawCase]) -> cases.Cases:
 @pytest.fixture
 def prepared(checkout: Path) -> dict[str, cases.Cases]:
     """data/prepared: five train, two val and two test cases of different sizes."""
+    write_json(weights.RECORD, {"path": "random"})
     numbers = {"train": range(5), "val": (5, 6), "test": (7, 8)}
     folder = checkout / "data/prepared"
     return {name: written(folder / name, [raw_case(i, f"p{i}") for i in some]) for name, some in numbers.items()}

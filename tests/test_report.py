@@ -60,6 +60,7 @@ def make_inputs(root):
         trained = {
             "settings": {"train": {"epochs": 3}},
             "data_hash": "d4",
+            "weights": {"path": "random"},
             "epoch": 2,
             "threshold": 0.5,
             "val_dice": 0.2,
@@ -158,8 +159,10 @@ def test_html_and_markdown_give_the_answer_first(made):
 
 def test_random_weights_are_only_claimed_of_random_weights(made, monkeypatch):
     arms = arms_of(made, monkeypatch)
+    for arm in arms.values():
+        arm.cards[0]["weights"] = {"path": "hub", "size": 1, "sha256": "0"}
     results = {name: {"frozen": 0.5, "lora": 0.5, "delta": 0.0, "ci95": None, "p": 1.0} for name in MEASURES}
-    contents = report.contents(compare.settings.read(), arms, results, [], random_weights=False)
+    contents = report.contents(compare.settings.read(), arms, results, [])
     for name in ("report.html.j2", "report.md.j2"):
         text = report.render(name, contents)
         assert "random weights" not in text and "Undecided" in text

@@ -10,17 +10,19 @@ ROOT = Path(__file__).parents[1]
 # Lower rooms first; modules of one line are on the same floor and do not import each other.
 FLOORS = [
     ["errors", "progress"],
-    ["files", "settings"],
-    ["gate", "compute", "cost", "inventory", "shards", "anatomy", "rope"],
+    ["files", "parsing", "loading"],
+    ["settings", "footprint"],
+    ["weights", "gate", "compute", "cost", "inventory", "shards", "anatomy", "rope"],
     ["projection", "sources"],
     ["simulator", "cases"],
     ["framing", "encoder", "metrics"],
     ["rotation", "wrapping", "lora", "segmenter"],
     ["probing", "arms"],
     ["verdicts", "matrix", "encoding", "training", "evaluation"],
-    ["statistics", "figures"],
+    ["planning", "statistics", "figures"],
     ["report"],
 ]
+COMMANDS = {"plan"}  # for people: `python -m stages.plan`, no part of the pipeline
 LORA_STAGES = {"probe", "encode_lora", "train_lora", "evaluate_lora"}
 
 
@@ -81,4 +83,4 @@ def test_only_evaluation_sees_the_test_cases():
 
 
 def test_every_stage_has_a_module_and_every_module_a_stage():
-    assert {p.stem for p in (ROOT / "stages").glob("*.py")} - {"__init__"} == set(stages())
+    assert {p.stem for p in (ROOT / "stages").glob("*.py")} - {"__init__"} == set(stages()) | COMMANDS

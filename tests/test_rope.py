@@ -86,7 +86,9 @@ def _layer(name: str) -> str:
 
 
 def test_a_legacy_replica_of_the_repaired_trunk_with_lora_is_the_plain_one():
-    settings = Lora(rank=2, alpha=4.0, dropout=0.0, targets=["attn.qkv", "attn.proj"], blocks="all")
+    settings = Lora(
+        rank=2, alpha=4.0, dropout=0.0, targets=["attn.qkv", "attn.proj"], blocks="all", activation_checkpointing=False
+    )
     side = 336
     shipped = encoder.build(preset(side)).trunk
     assert rope.first_failure(legacy_replica(shipped), images(side)).cause == "replica_real_view"

@@ -17,7 +17,7 @@ from torch.utils.data import default_collate
 
 from nightshift import encoder, evaluation, lora, metrics, training
 from nightshift.arms import Arm, ArmCases, angles_of
-from nightshift.compute import seed_everything
+from nightshift.compute import autocast, seed_everything
 from nightshift.encoding import encode, encode_arm
 from nightshift.errors import UserError
 from nightshift.files import read_csv, read_json, write_json
@@ -38,7 +38,7 @@ def new_arm(settings, start=1, adapt=False, seed=0) -> Arm:
 
 
 def tokens_of(settings, cases, end, folder) -> Shards:
-    encode(encoder.build(settings.preset), cases, end, settings.resolution, folder, iter)
+    encode(encoder.build(settings.preset), cases, end, settings, folder, iter)
     return Shards(folder)
 
 
@@ -297,3 +297,70 @@ def test_an_arm_from_prepared_to_evaluated(small, prepared, name):
     dice = read_json(f"reports/evaluation/{name}/metrics.json")["dice"]
     assert dice == pytest.approx(np.mean([float(r["dice"]) for r in rows]), abs=2e-6)
     assert len(read_csv(f"reports/curves/{name}.csv")) == 2 * settings.train_for(name).epochs
+
+
+def step_of(settings, prepared, adapt=True):
+    """Loss and gradients of one step of the LoRA arm on both val cases."""
+    arm = new_arm(settings, start=0, adapt=adapt)
+    batch = default_collate([ArmCases(prepared["val"], None, settings)[i] for i in range(2)])
+    loss = training.add_gradients(arm, batch, settings.train_for("lora"), CPU)
+    return loss, {name: p.grad for name, p in arm.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize(
+    "key, value", [("train.micro_batch", 1), ("lora.micro_batch", 1), ("lora.activation_checkpointing", True)]
+)
+def test_what_saves_memory_changes_nothing_else(small, prepared, key, value):
+    loss, gradients = step_of(small({"train.micro_batch": "all"}), prepared)
+    same, others = step_of(small({key: value}), prepared)
+    torch.testing.assert_close(loss, same, rtol=1e-6, atol=0)
+    assert gradients.keys() == others.keys() and len(gradients) > 20
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, others[name], rtol=1e-4, atol=1e-7)
+
+
+def test_checkpointed_blocks_run_again_in_the_backward_pass(small, prepared):
+    calls = []
+    for checkpointing in (False, True):
+        settings = small({"lora.activation_checkpointing": checkpointing, "encoder.resolution": 56})
+        arm = new_arm(settings, start=1, adapt=True)
+        arm.neck.trunk.blocks[2].register_forward_pre_hook(lambda *_: calls.append(checkpointing))  # noqa: B023
+        tokens = torch.rand(1, 4, 4, 32)
+        arm(tokens, torch.zeros(1, 2), None).sum().backward()
+        with torch.no_grad():
+            arm(tokens, torch.zeros(1, 2), None)
+    assert calls == [False] * 2 + [True] * 3
+
+
+@pytest.mark.parametrize("detail", [False, True])
+def test_bf16_is_close_keeps_float32_where_it_matters_and_trains(small, prepared, detail):
+    full = small({"head.detail": detail})
+    settings = small({"head.detail": detail, "encoder.precision": "bf16"})
+    seed_everything(0)
+    arm = Arm(encoder.configured(settings), 0, settings)
+    lora.add_adapters(arm.neck.trunk, settings.lora)
+    attention = arm.neck.trunk.blocks[1].attn
+    assert {attention.rope_cos.dtype, attention.qkv.lora_A["default"].weight.dtype} == {torch.float32}
+    assert attention.qkv.base_layer.weight.dtype == torch.bfloat16
+    x = batch()
+    with torch.no_grad():
+        logits, expected = (one.eval()(None, torch.zeros(2, 2), x) for one in (arm, new_arm(full, start=0, adapt=True)))
+    assert logits.dtype == torch.float32
+    assert 0 < (logits - expected).norm() / expected.norm() < 0.02
+    halved, cast = encoder.build(settings.preset), encoder.build(settings.preset)
+    encoder.halve(halved)
+    with torch.no_grad(), autocast(CPU, "bf16"):
+        assert torch.equal(halved.trunk(x)[-1], cast.trunk(x)[-1])
+    arm, trained, _ = run(settings, prepared, adapt=True)
+    assert trained.val_dice > 0
+
+
+def test_encoding_and_training_meet_in_bf16(small, prepared):
+    for name, arm in (("frozen", 3), ("lora", 1)):
+        settings = small({"encoder.precision": "bf16"})
+        encode_arm(name, settings, end=arm)
+        tokens = Shards(Path("data/encoded") / name / "train")
+        with torch.no_grad(), autocast(CPU, "bf16"):
+            image = ArmCases(prepared["train"], None, settings)[0]["images"][None]
+            again = encoder.run_prefix(encoder.configured(settings).trunk, image, arm)
+        torch.testing.assert_close(torch.from_numpy(np.array(tokens["tokens.0"])), again[0], rtol=0.02, atol=0.02)
