@@ -6,7 +6,6 @@ What an arm is given is the output of its prefix: tokens (B, g, g, D), or for an
 
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -82,7 +81,7 @@ class ArmCases(torch.utils.data.Dataset):
             "target": mask_to_square(case.mask, resolution),
         }
         if self.tokens is not None:
-            item["tokens"] = torch.from_numpy(np.array(self.tokens[f"tokens.{i}"]))
+            item["tokens"] = self.tokens[f"tokens.{i}"].float()
         if self.tokens is None or self.settings.head.detail:
             item["images"] = frame_to_square(case.frame, resolution)
         return item

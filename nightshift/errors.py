@@ -1,8 +1,19 @@
 """A user's mistake ends in one line and exit status 1; a traceback is for bugs."""
 
+import errno
 import sys
 from collections.abc import Callable
 from difflib import get_close_matches
+
+DISK = {
+    errno.ENOSPC: "no space left; free some and run the same command again",
+    errno.EDQUOT: "the quota is used up; free some space and run the same command again",
+    errno.EACCES: "cannot be written; change its permissions",
+    errno.EPERM: "cannot be written; change its permissions",
+    errno.EROFS: "is on a disk that is read-only",
+    errno.EEXIST: "is a file where a folder belongs; move it away",
+    errno.ENOTDIR: "is a file where a folder belongs; move it away",
+}
 
 
 class UserError(Exception):
@@ -10,12 +21,31 @@ class UserError(Exception):
 
 
 def run(main: Callable[[], object]) -> None:
-    """Run a stage's `main`; print a `UserError` as one line on stderr and exit with status 1."""
+    """Run a stage's `main`; print a `UserError` as one line on stderr and exit with status 1.
+
+    A disk that is full and a place that cannot be written are the user's to put right, too.
+    """
     try:
         main()
     except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(1)
+        _end(str(error))
+    except KeyboardInterrupt:
+        _end("stopped")
+    except Exception as error:
+        reason = next((text for number, text in DISK.items() if _is(error, number)), None)
+        if reason is None:
+            raise
+        _end(f"{getattr(error, 'filename', None) or 'the disk'}: {reason}")
+
+
+def _is(error: Exception, number: int) -> bool:
+    """Rust's libraries put the number into the text: `No space left on device (os error 28)`."""
+    return getattr(error, "errno", None) == number or f"(os error {number})" in str(error)
+
+
+def _end(line: str) -> None:
+    print(f"error: {' '.join(line.split())}", file=sys.stderr)
+    sys.exit(1)
 
 
 def nearest(name: str, valid: list[str]) -> str:

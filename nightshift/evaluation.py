@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from nightshift import cost, encoder
+from nightshift import checkpoints, cost, encoder
 from nightshift.arms import MODELS, Arm, angles_of
 from nightshift.cases import PREPARED, Case, Cases
 from nightshift.compute import device, seed_everything
@@ -76,6 +76,7 @@ def means(rows: list[dict[str, Any]]) -> dict[str, float | int]:
 def evaluate_arm(name: ArmName, settings: Settings, open_adapters: Callable[[encoder.ViT, Path], Any]) -> None:
     """Every model of the arm on the test cases -> reports/evaluation/NAME."""
     cases, out = Cases(PREPARED / "test"), Path("reports/evaluation") / name
+    checkpoints.tidy(f"train_{name}", MODELS / name)
     rows: list[dict[str, Any]] = []
     with cost.recorded(f"evaluate_{name}"), replacing(out / "pictures") as pictures:
         seed_everything(0)

@@ -5,6 +5,7 @@ write into a link would change the cache behind it.
 """
 
 import csv
+import glob
 import io
 import json
 import os
@@ -13,6 +14,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from nightshift.errors import UserError
 
@@ -26,7 +29,9 @@ def replacing(path: Path | str) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    _remove(temporary)
+    for stale in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):  # of a process that was killed
+        if stale == temporary or not psutil.pid_exists(int(stale.suffixes[-2][1:])):
+            _remove(stale)
     try:
         yield temporary
         if temporary.is_dir():

@@ -9,6 +9,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 
 from nightshift.encoder import ViT
 from nightshift.errors import UserError
+from nightshift.files import read_json, write_json
 from nightshift.settings import Lora
 
 
@@ -41,8 +42,13 @@ def add_adapters(trunk: ViT, lora: Lora) -> PeftModel:
 
 
 def save_adapters(adapted: PeftModel, folder: Path) -> None:
-    """Write adapter_model.safetensors and adapter_config.json as peft does, without its empty model card."""
+    """Write adapter_model.safetensors and adapter_config.json as peft does, without its empty model card.
+
+    peft writes the targets in the order of a set, which is another one in every process: here they are sorted.
+    """
     adapted.save_pretrained(folder)
+    config = read_json(folder / "adapter_config.json")
+    write_json(folder / "adapter_config.json", config | {"target_modules": sorted(config["target_modules"])})
     (folder / "README.md").unlink(missing_ok=True)
 
 

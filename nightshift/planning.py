@@ -15,11 +15,12 @@ from nightshift import encoder, lora
 from nightshift.arms import Arm
 from nightshift.cases import SPLITS, given_split, made_split
 from nightshift.compute import autocast, give_memory_back
+from nightshift.encoding import bytes_per_case
 from nightshift.footprint import peak_bytes
 from nightshift.settings import ArmName, Settings, Simulated
 from nightshift.simulator import Simulation, split_patients
 from nightshift.sources import RawCase, raw_cases
-from nightshift.training import add_gradients, at_once, optimiser_of
+from nightshift.steps import add_gradients, at_once, optimiser_of
 
 STEPS, SECONDS = 20, 60.0  # per arm: that many measured steps, fewer where they would take longer
 OVERHEAD = 1.1  # of what tensors take: fragments, and what kernels use inside themselves
@@ -86,9 +87,9 @@ def tensors(name: ArmName, settings: Settings) -> int:
 
     def two_steps(arm: Arm) -> None:  # the second one finds the optimiser's state there
         optimiser = optimiser_of(arm, own)
-        for cases in (counted, at_once(own)):
+        for _ in range(2):
             optimiser.zero_grad()
-            add_gradients(arm, batch_of(settings, start, cases, cpu), own, cpu)
+            add_gradients(arm, batch_of(settings, start, counted, cpu), own, cpu)
             optimiser.step()
 
     waiting = batch_of(settings, start, 1, torch.device("meta"))
@@ -168,7 +169,6 @@ def total_seconds(name: ArmName, settings: Settings, cases: dict[str, int], took
 
 
 def disk_bytes(name: ArmName, settings: Settings, cases: dict[str, int]) -> int:
-    """Of the kept tokens (g, g, D), float32, of every train and val case."""
-    grid = settings.resolution // settings.preset.patch_size
+    """Of the kept tokens (g, g, D) of every train and val case."""
     kept = (cases["train"] + cases["val"]) if start_of(name, settings) else 0
-    return kept * grid**2 * settings.preset.embed_dim * 4
+    return kept * bytes_per_case(settings)

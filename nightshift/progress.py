@@ -1,6 +1,7 @@
 """A bar with the time left, on a terminal; nothing where the output is a log file (stages print their own lines)."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 from tqdm import tqdm
 
@@ -8,6 +9,13 @@ from tqdm import tqdm
 def bar(label: str, unit: str) -> Callable[[Iterable], Iterable]:
     """Wrap an iterable in a bar: `for case in bar("encode", "case")(cases)`."""
     return lambda items: tqdm(items, desc=label, unit=unit, dynamic_ncols=True, disable=None)
+
+
+@contextmanager
+def steps_bar(label: str, total: int, done: int = 0) -> Iterator[Callable[[int], object]]:
+    """A bar of `total` steps of which `done` are done; what is yielded adds to them."""
+    with tqdm(total=total, initial=done, desc=label, unit="step", dynamic_ncols=True, disable=None) as steps:
+        yield steps.update
 
 
 def say(line: str) -> None:

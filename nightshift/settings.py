@@ -146,6 +146,7 @@ class Train(Section):
     micro_batch: Positive | Literal["all"] = Field(description="a number of cases, or all")
     learning_rate: Rate
     weight_decay: Annotated[float, Field(ge=0)]
+    clip_norm: Rate
     warmup: Fraction
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 
@@ -158,6 +159,7 @@ class Frozen(Section):
     micro_batch: Positive | Literal["all"] | None = Field(default=None, description="a number of cases, or all")
     learning_rate: Rate | None = None
     weight_decay: Annotated[float, Field(ge=0)] | None = None
+    clip_norm: Rate | None = None
     warmup: Fraction | None = None
 
 
@@ -181,6 +183,7 @@ class Hardware(Section):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Positive = 2
+    checkpoint_minutes: Annotated[float, Field(ge=0, strict=False)] = 10
 
 
 class Settings(Section):

@@ -5,6 +5,7 @@ DVC hashes a few large files far faster than thousands of small ones, and a read
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from safetensors import safe_open
@@ -39,11 +40,11 @@ def write_shards(folder: Path, arrays: Iterable[tuple[str, np.ndarray]]) -> None
 
 
 class Shards:
-    """Read-only view of what `write_shards` wrote: `shards[name]` reads one array."""
+    """Read-only view of a folder of shards: `shards[name]` reads one array, as NumPy's or (`pt`) torch's."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, framework: Literal["numpy", "pt"] = "numpy") -> None:
         self.index: dict[str, str] = read_json(folder / "index.json")
-        self._files = {name: safe_open(folder / name, framework="numpy") for name in sorted(set(self.index.values()))}
+        self._files = {name: safe_open(folder / name, framework=framework) for name in sorted(set(self.index.values()))}
 
-    def __getitem__(self, name: str) -> np.ndarray:
+    def __getitem__(self, name: str) -> Any:
         return self._files[self.index[name]].get_tensor(name)

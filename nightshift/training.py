@@ -1,65 +1,139 @@
 """The loop that both arms share, and the choice of epoch and threshold by validation.
 
-Same head, same data order (from the seed alone), same budget; what differs is which parameters an arm trains.
+Same head, same data order (from seed and epoch alone), same budget; what differs is which parameters an arm trains.
+A run that was stopped or killed goes on where its last checkpoint was, and ends with the same bytes.
 """
 
 import math
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from nightshift import cost, encoder
+from nightshift import checkpoints, cost, encoder
 from nightshift.arms import ENCODED, MODELS, Arm, ArmCases
 from nightshift.cases import PREPARED, Cases
+from nightshift.checkpoints import Interrupted
 from nightshift.compute import device as chosen_device
 from nightshift.compute import give_memory_back, seed_everything
 from nightshift.errors import UserError
 from nightshift.files import read_json, replacing, write_csv, write_json
-from nightshift.framing import square_to_frame
 from nightshift.inventory import hash_folder
-from nightshift.metrics import THRESHOLDS, dice_at_thresholds
-from nightshift.progress import bar, say
-from nightshift.settings import ArmName, Settings, Train
+from nightshift.metrics import THRESHOLDS
+from nightshift.progress import say, steps_bar
+from nightshift.settings import ArmName, Settings, Train, hardware
 from nightshift.shards import Shards
+from nightshift.steps import add_gradients, at_once, learning_rate_factor, optimiser_of, validate
 from nightshift.weights import RECORD
 
 CURVES = ("seed", "epoch", "train_loss", "val_loss", "val_dice")
 
 
+@dataclass
+class Place:
+    """Where a run is: `batch` batches of `epoch` are done; their losses, the curves, and the best epoch so far."""
+
+    epoch: int
+    batch: int
+    losses: list[float]
+    curves: list[dict[str, Any]]
+    best: dict[str, Any] | None
+
+
 @dataclass(frozen=True)
 class Trained:
-    """What training chose: `state` holds the trained parameters of that epoch, `curves` a row per epoch."""
+    """What training chose; the arm holds the parameters of that epoch. `curves`: a row per epoch."""
 
     epoch: int
     threshold: float
     val_dice: float
-    state: dict[str, Tensor]
     curves: list[dict[str, Any]]
 
 
-def loss_of(logits: Tensor, target: Tensor) -> Tensor:
-    """Binary cross-entropy plus soft Dice per case (Milletari et al., 2016), both (B, 1, R, R), target in [0, 1]."""
-    probability = logits.sigmoid()
-    both = (probability * target).sum((1, 2, 3))
-    total = probability.sum((1, 2, 3)) + target.sum((1, 2, 3))
-    dice = 1 - (2 * both + 1) / (total + 1)  # + 1 pixel: an empty mask has a gradient too
-    return F.binary_cross_entropy_with_logits(logits, target) + dice.mean()
+class Run:
+    """One arm being trained with one seed, and its checkpoints in `folder`."""
 
+    def __init__(self, arm: Arm, settings: Train, seed: int, device: torch.device, folder: Path) -> None:
+        self.arm, self.settings, self.seed, self.device, self.folder = arm.to(device), settings, seed, device, folder
+        self.parameters = {name: p for name, p in arm.named_parameters() if p.requires_grad}
+        self.optimiser = optimiser_of(arm, settings)
+        self.place = Place(1, 0, [], [], None)
+        self.best: dict[str, Tensor] = {}
+        self.saved_at = time.monotonic()
 
-def learning_rate_factor(step: int, steps: int, warmup: float) -> float:
-    """Linear to 1 over the first `warmup` share of the steps, then half a cosine to 0."""
-    first = max(1, round(steps * warmup))
-    if step < first:
-        return (step + 1) / first
-    return 0.5 * (1 + math.cos(math.pi * (step - first) / max(1, steps - first)))
+    def save(self) -> None:
+        """Parameters, optimiser, random state, the best so far, and the place."""
+        tensors = {f"parameter.{name}": p.detach() for name, p in self.parameters.items()}
+        tensors |= {f"best.{name}": value for name, value in self.best.items()}
+        for i, state in self.optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser.{i}.{key}": value for key, value in state.items()}
+        tensors["random"] = torch.get_rng_state()
+        if self.device.type == "cuda":
+            tensors["random_cuda"] = torch.cuda.get_rng_state(self.device)
+        step = self.place.epoch * 10**6 + self.place.batch
+        checkpoints.save(self.folder, step, {k: v.cpu().clone() for k, v in tensors.items()}, vars(self.place))
+        self.saved_at = time.monotonic()
+
+    def resume(self) -> None:
+        """Go on from the last checkpoint, where there is one."""
+        found = checkpoints.latest(self.folder)
+        if found is None:
+            return
+        tensors, values = found
+        self.place = Place(**values)
+        with torch.no_grad():
+            for name, p in self.parameters.items():
+                p.copy_(tensors[f"parameter.{name}"])
+        self.best = {name: tensors[f"best.{name}"] for name in self.parameters if f"best.{name}" in tensors}
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            if name.startswith("optimiser."):
+                _, i, key = name.split(".")
+                state.setdefault(int(i), {})[key] = value
+        groups = self.optimiser.state_dict()["param_groups"]
+        self.optimiser.load_state_dict({"state": state, "param_groups": groups})
+        torch.set_rng_state(tensors["random"])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(tensors["random_cuda"], self.device)
+        if self.place.epoch <= self.settings.epochs:
+            say(f"seed {self.seed}: going on in epoch {self.place.epoch}, after {self.place.batch} batches")
+
+    def step(self, batch: dict[str, Tensor], step: int, steps: int, cases: ArmCases) -> None:
+        """One batch. Raises UserError naming its cases when the loss is not finite, and what to lower out of memory."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.settings.learning_rate * learning_rate_factor(step, steps, self.settings.warmup)
+        self.optimiser.zero_grad()
+        loss = add_gradients(self.arm, batch, self.settings, self.device).item()
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.clip_norm)
+        if not math.isfinite(loss) or not torch.isfinite(norm):
+            names = ", ".join(cases.cases[int(i)].case_id for i in batch["index"])
+            raise UserError(
+                f"the loss is not finite in epoch {self.place.epoch}, cases {names}; look at these, or lower "
+                "train.learning_rate"
+            )
+        self.optimiser.step()
+        self.place.losses.append(loss * len(batch["index"]))
+        self.place.batch += 1
+
+    def end_epoch(self, train_cases: ArmCases, val_cases: ArmCases) -> None:
+        """Validate, note the curves, keep the best parameters."""
+        place = self.place
+        val_loss, dice = validate(self.arm, val_cases, at_once(self.settings), self.device)
+        if not math.isfinite(val_loss):
+            raise UserError(f"the validation loss is not finite in epoch {place.epoch}; lower train.learning_rate")
+        top = int(dice.argmax())
+        row = {"seed": self.seed, "epoch": place.epoch, "train_loss": sum(place.losses) / len(train_cases)}
+        place.curves.append(row | {"val_loss": val_loss, "val_dice": float(dice[top])})
+        if place.best is None or dice[top] > place.best["val_dice"]:
+            place.best = {"epoch": place.epoch, "threshold": THRESHOLDS[top], "val_dice": float(dice[top])}
+            self.best = {name: p.detach().cpu().clone() for name, p in self.parameters.items()}
+        place.epoch, place.batch, place.losses = place.epoch + 1, 0, []
 
 
 def train(
@@ -69,98 +143,56 @@ def train(
     settings: Train,
     seed: int,
     device: torch.device,
-    progress: Callable[[Iterable], Iterable],
+    folder: Path,
+    name: ArmName,
 ) -> Trained:
     """Train the parameters of `arm` that require gradients; the best epoch by validation Dice wins.
 
-    Raises UserError on a loss that is not finite, naming the cases of the batch.
+    Checkpoints go to `folder` after every epoch, and within one every `checkpoint_minutes` of hardware.yaml.
+    Raises UserError as `Run.step` does, Interrupted after Ctrl-C or SIGTERM.
     """
-    arm.to(device)
     if arm.checkpointing:
         give_memory_back()
-    parameters = {name: p for name, p in arm.named_parameters() if p.requires_grad}
-    optimiser = optimiser_of(arm, settings)
-    order = torch.Generator().manual_seed(seed)
-    loader = DataLoader(train_cases, settings.batch_size, shuffle=True, generator=order)
-    steps = settings.epochs * len(loader)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: learning_rate_factor(step, steps, settings.warmup)
-    )
-    best, curves = None, []
-    for epoch in progress(range(1, settings.epochs + 1)):
-        arm.train()
-        losses = []
-        for batch in loader:
-            optimiser.zero_grad()
-            loss = add_gradients(arm, batch, settings, device).item()
-            if not math.isfinite(loss):
-                names = ", ".join(train_cases.cases[int(i)].case_id for i in batch["index"])
-                raise UserError(f"the loss is not finite in epoch {epoch}, cases {names}; lower train.learning_rate")
-            optimiser.step()
-            schedule.step()
-            losses.append(loss * len(batch["index"]))
-        val_loss, dice = validate(arm, val_cases, at_once(settings), device)
-        if not math.isfinite(val_loss):
-            raise UserError(f"the validation loss is not finite in epoch {epoch}; lower train.learning_rate")
-        top = int(dice.argmax())
-        curves.append(
-            {
-                "seed": seed,
-                "epoch": epoch,
-                "train_loss": sum(losses) / len(train_cases),
-                "val_loss": val_loss,
-                "val_dice": float(dice[top]),
-            }
-        )
-        if best is None or dice[top] > best.val_dice:
-            state = {name: p.detach().cpu().clone() for name, p in parameters.items()}
-            best = Trained(epoch, THRESHOLDS[top], float(dice[top]), state, curves)
+    label = f"{name}, seed {seed}"
+    run = Run(arm, settings, seed, device, folder)
+    run.resume()
+    every, place = hardware().checkpoint_minutes * 60, run.place
+    per_epoch = -(-len(train_cases) // settings.batch_size)
+    steps = settings.epochs * per_epoch
+    with (
+        checkpoints.stop_asked() as stop_asked,
+        steps_bar(label, steps, (place.epoch - 1) * per_epoch + place.batch) as done,
+    ):
+        while place.epoch <= settings.epochs:
+            arm.train()
+            for batch in _rest_of_epoch(train_cases, settings, seed, place):
+                run.step(batch, (place.epoch - 1) * per_epoch + place.batch, steps, train_cases)
+                done(1)
+                if stop_asked() or (place.batch < per_epoch and time.monotonic() - run.saved_at >= every):
+                    run.save()
+                if stop_asked():
+                    raise Interrupted(f"stopped in epoch {place.epoch}; the same command goes on from there")
+            run.end_epoch(train_cases, val_cases)
+            run.save()
+            row = place.curves[-1]
+            say(
+                f"{label}: epoch {row['epoch']}/{settings.epochs}, training loss {row['train_loss']:.4f}, "
+                f"validation loss {row['val_loss']:.4f}, Dice {row['val_dice']:.4f}"
+            )
     with torch.no_grad():
-        for name, p in parameters.items():
-            p.copy_(best.state[name])
-    return best
+        for name, p in run.parameters.items():
+            p.copy_(run.best[name])
+    return Trained(**place.best, curves=place.curves)
 
 
-def optimiser_of(arm: Arm, settings: Train) -> torch.optim.AdamW:
-    """For the parameters that require gradients."""
-    parameters = [p for p in arm.parameters() if p.requires_grad]
-    return torch.optim.AdamW(parameters, settings.learning_rate, weight_decay=settings.weight_decay)
-
-
-def at_once(settings: Train) -> int:
-    """Cases per forward."""
-    return settings.batch_size if settings.micro_batch == "all" else min(settings.batch_size, settings.micro_batch)
-
-
-def add_gradients(arm: Arm, batch: dict[str, Tensor], settings: Train, device: torch.device) -> Tensor:
-    """Forward and backward of one batch, `micro_batch` cases at a time; the mean loss over its cases, a scalar."""
-    total, cases = torch.zeros((), device=device), len(batch["index"])
-    for first in range(0, cases, at_once(settings)):
-        part = {key: value[first : first + at_once(settings)] for key, value in batch.items()}
-        loss = loss_of(forward(arm, part, device), part["target"].to(device)) * (len(part["index"]) / cases)
-        loss.backward()
-        total += loss.detach()
-    return total
-
-
-def forward(arm: Arm, batch: dict[str, Tensor], device: torch.device) -> Tensor:
-    """Logits (B, 1, R, R) of a batch as `ArmCases` collates it."""
-    inputs = (batch[key].to(device) if key in batch else None for key in ("tokens", "angles", "images"))
-    return arm(*inputs)
-
-
-def validate(arm: Arm, cases: ArmCases, batch_size: int, device: torch.device) -> tuple[float, np.ndarray]:
-    """Mean loss, and mean Dice over cases at each of THRESHOLDS (17,), at each case's native resolution."""
-    arm.eval()
-    losses, dice = [], []
-    with torch.no_grad():
-        for batch in DataLoader(cases, batch_size):
-            logits = forward(arm, batch, device)
-            losses.append(loss_of(logits, batch["target"].to(device)).item() * len(logits))
-            for i, one in zip(batch["index"], logits.sigmoid().cpu(), strict=True):
-                truth = cases.cases[int(i)].mask
-                dice.append(dice_at_thresholds(square_to_frame(one[0], *truth.shape).numpy(), truth))
-    return sum(losses) / len(cases), np.mean(dice, axis=0)
+def _rest_of_epoch(cases: ArmCases, settings: Train, seed: int, place: Place) -> DataLoader:
+    """The batches of the epoch that are still to do: its order follows from seed and epoch alone."""
+    random = torch.Generator().manual_seed(seed * 10**6 + place.epoch)
+    order = torch.randperm(len(cases), generator=random).tolist()
+    size = settings.batch_size
+    batches = [order[first : first + size] for first in range(0, len(order), size)]
+    # With a generator of its own, the loader draws nothing from torch's, whose state is in the checkpoint.
+    return DataLoader(cases, batch_sampler=batches[place.batch :], generator=random)
 
 
 def train_arm(
@@ -172,43 +204,62 @@ def train_arm(
 ) -> None:
     """Train one model per seed -> models/NAME/seed-N and reports/curves/NAME.csv.
 
-    Raises UserError if a case has no angles or the loss is not finite.
+    Raises UserError if a case has no angles, and as `train` does.
     """
-    own = settings.train_for(name)
+    own, stage = settings.train_for(name), f"train_{name}"
+    parts = {
+        split: ArmCases(Cases(PREPARED / split), Shards(ENCODED / name / split, "pt") if start else None, settings)
+        for split in ("train", "val")
+    }
+    checkpoints.tidy(f"encode_{name}", ENCODED / name)
+    shared = {
+        "arm": name,
+        "data_hash": hash_folder(*(PREPARED / split for split in parts)),
+        "weights": read_json(RECORD),
+        "settings": _settings_of(name, settings),
+    }
+    identity = checkpoints.fingerprint(**shared, device=str(chosen_device()), threads=hardware().threads)
     curves: list[dict[str, Any]] = []
-    with cost.recorded(f"train_{name}") as record, replacing(MODELS / name) as folder:
-        parts = {
-            split: ArmCases(Cases(PREPARED / split), Shards(ENCODED / name / split) if start else None, settings)
-            for split in ("train", "val")
-        }
-        data_hash = hash_folder(*(PREPARED / split for split in parts))
+    with (
+        cost.recorded(stage) as record,
+        checkpoints.run_folder(stage, identity) as states,
+        replacing(MODELS / name) as folder,
+    ):
+        folder.mkdir()  # now: a folder that cannot be written must not cost a night
         for seed in own.seeds:
             seed_everything(seed)
             arm = Arm(encoder.configured(settings), start, settings)
             adapted = adapt(arm.neck.trunk)
             record["parameters_trained"] = encoder.count_parameters(arm)
-            trained = train(
-                arm, parts["train"], parts["val"], own, seed, chosen_device(), bar(f"{name}, seed {seed}", "epoch")
-            )
+            before = time.perf_counter()
+            place = states / f"seed-{seed}"
+            try:
+                trained = train(arm, parts["train"], parts["val"], own, seed, chosen_device(), place, name)
+            except (torch.OutOfMemoryError, MemoryError):
+                raise UserError(_out_of_memory(name, own, arm)) from None
+            record["seconds_per_epoch"] = round((time.perf_counter() - before) / own.epochs, 3)
             curves += trained.curves
             out = folder / f"seed-{seed}"
-            out.mkdir(parents=True)
+            out.mkdir()
             save_file(arm.segmenter.cpu().state_dict(), out / "head.safetensors")
             save(adapted, out)
-            card = {
-                "arm": name,
-                "seed": seed,
-                "epoch": trained.epoch,
-                "threshold": trained.threshold,
-                "val_dice": round(trained.val_dice, 6),
-                "data_hash": data_hash,
-                "weights": read_json(RECORD),
-                "settings": _settings_of(name, settings),
-            }
-            write_json(out / "card.json", card)
+            chosen = {"epoch": trained.epoch, "threshold": trained.threshold, "val_dice": round(trained.val_dice, 6)}
+            write_json(out / "card.json", {"seed": seed} | chosen | shared)
             say(f"{name}, seed {seed}: epoch {trained.epoch}, validation Dice {trained.val_dice:.3f}")
-    write_csv(Path("reports/curves") / f"{name}.csv", CURVES, curves)
+        write_csv(Path("reports/curves") / f"{name}.csv", CURVES, curves)
+        checkpoints.finished(stage, identity, folder)
     print(f"{name} arm, {len(own.seeds)} model(s): {(MODELS / name).as_posix()}")
+
+
+def _out_of_memory(name: ArmName, own: Train, arm: Arm) -> str:
+    micro = at_once(own)
+    if micro > 1:
+        advice = f"set {name}.micro_batch={micro // 2}"
+    elif name == "lora" and not arm.checkpointing:
+        advice = "set lora.activation_checkpointing=true"
+    else:
+        advice = "lower encoder.resolution"
+    return f"out of memory with {micro} case(s) at a time: {advice}; `python -m stages.plan` says what fits"
 
 
 def _settings_of(name: ArmName, settings: Settings) -> dict[str, Any]:

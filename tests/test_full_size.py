@@ -30,7 +30,7 @@ print(json.dumps({"seconds": time.perf_counter() - start, "memory": resident("Vm
 STEP = """
 import resource, sys, torch
 from nightshift import compute, planning, settings
-from nightshift.training import add_gradients, optimiser_of
+from nightshift.steps import add_gradients, optimiser_of
 import psutil
 name, chosen = sys.argv[1], settings.read(sys.argv[2:])
 compute.seed_everything(0)

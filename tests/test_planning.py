@@ -8,7 +8,7 @@ from nightshift.cases import SPLITS
 from nightshift.compute import seed_everything
 from nightshift.errors import UserError
 from nightshift.settings import read
-from nightshift.training import add_gradients, optimiser_of
+from nightshift.steps import add_gradients, optimiser_of
 from stages import plan
 
 CPU = torch.device("cpu")

@@ -65,7 +65,7 @@ def test_every_key_is_needed(checkout, key):
         ("train.learning_rat", "did you mean 'learning_rate'?"),
         ("head.widht", "did you mean 'width'?"),
         ("lora.epoch", "did you mean 'epochs'?"),
-        ("frozen.seeds", "valid: batch_size, epochs, learning_rate, micro_batch, warmup, weight_decay"),
+        ("frozen.seeds", "valid: batch_size, clip_norm, epochs, learning_rate, micro_batch, warmup, weight_decay"),
         ("probee", "did you mean 'probe'?"),
         ("view.zzz", "valid: mode"),
     ],
