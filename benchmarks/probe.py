@@ -1,28 +1,19 @@
-"""What a shape case of the probe costs on the meta device against building the model and running it for real.
-
-Prints one line and writes nothing: the median of the meta cases (1008 px and 1024 px, five each) over one build of the
-full-size trunk with weights and one forward of a 1008 px frame.
-
-    python -m benchmarks.probe
-"""
+"""What a shape case of the probe costs on the meta device against building the model and running it for real."""
 
 import statistics
-import time
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 
+from benchmarks.timing import row, seconds
 from nightshift import encoder, settings
 from nightshift.rope import first_failure
 from nightshift.settings import Encoder
 
 
-def seconds(action) -> float:
-    start = time.perf_counter()
-    action()
-    return time.perf_counter() - start
-
-
-def main() -> None:
+def rows() -> Iterator[dict[str, Any]]:
+    """The median of the meta cases (1008 and 1024 px, five each) over one build and one forward of a 1008 px frame."""
     preset = settings.read_preset("encoder", "sam3", Encoder)
     meta = encoder.build(preset, "meta").trunk
     frames = [torch.empty(1, 3, side, side, device="meta") for side in (1008, 1024)]
@@ -32,10 +23,4 @@ def main() -> None:
         with torch.no_grad():
             encoder.build(preset).trunk(torch.zeros(1, 3, 1008, 1008))
 
-    whole = seconds(real)
-    median = statistics.median(cases)
-    print(f"probe_case_over_real_forward {median / whole:.5f} (median case {median:.3f} s, real {whole:.1f} s)")
-
-
-if __name__ == "__main__":
-    main()
+    yield row("probe_case_over_real_forward", statistics.median(cases) / seconds(real), "ratio")
