@@ -19,4 +19,4 @@ def rows() -> Iterator[dict[str, Any]]:
 
 
 def _dvc(command: str) -> None:
-    subprocess.run([sys.executable, "-m", "dvc", command, "--quiet"], check=True)
+    subprocess.run([sys.executable, "-m", "dvc", command], check=True, stdout=subprocess.DEVNULL)

@@ -51,13 +51,17 @@ def fingerprint(**parts: Any) -> str:
     return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def folder_of(stage: str, identity: str) -> Path:
+    return root() / FOLDER / stage / identity
+
+
 @contextmanager
 def run_folder(stage: str, identity: str) -> Iterator[Path]:
     """The folder of this run of `stage`, locked while in use; the lock dies with its process.
 
     Raises UserError when another process is at this very run: killing DVC alone leaves the trainer running.
     """
-    folder = root() / FOLDER / stage / identity
+    folder = folder_of(stage, identity)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / "lock", timeout=0):
@@ -68,7 +72,7 @@ def run_folder(stage: str, identity: str) -> Iterator[Path]:
 
 def finished(stage: str, identity: str, output: Path) -> None:
     """Note that the run made `output`."""
-    write_json(root() / FOLDER / stage / identity / "finished.json", {"output": _mark(output)})
+    write_json(folder_of(stage, identity) / "finished.json", {"output": _mark(output)})
 
 
 def tidy(stage: str, output: Path) -> None:

@@ -1,6 +1,7 @@
 """Where and how a stage computes: the device, and what makes two runs of it give the same bytes."""
 
 import ctypes
+import os
 import random
 import sys
 
@@ -21,6 +22,8 @@ def device() -> torch.device:
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
     if wanted == "cuda" and not torch.cuda.is_available():
         raise UserError("hardware.yaml: device: cuda, but torch sees no GPU here; set device: auto or cpu")
+    if wanted == "cuda" and "LOCAL_RANK" in os.environ:
+        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     return torch.device(wanted)
 
 

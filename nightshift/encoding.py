@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from nightshift import checkpoints, cost, encoder
+from nightshift import checkpoints, cost, encoder, ranks
 from nightshift.arms import ENCODED
 from nightshift.cases import PREPARED, Cases
 from nightshift.compute import autocast, device, seed_everything
@@ -36,7 +36,7 @@ def bytes_per_case(settings: Settings) -> int:
 def encode(neck: encoder.Sam3DualViTDetNeck | None, cases: Cases, end: int, settings: Settings, folder: Path) -> None:
     """Write tokens.N for every case, the output of blocks 0..end-1, but for the shards that are there already.
 
-    With no such block, write an empty index; no encoder is needed then.
+    With no such block, write an empty index; no encoder is needed then. Every rank writes its share of the shards.
     """
     folder.mkdir(parents=True, exist_ok=True)
     kind = torch.bfloat16 if settings.encoder.precision == "bf16" else torch.float32
@@ -45,11 +45,11 @@ def encode(neck: encoder.Sam3DualViTDetNeck | None, cases: Cases, end: int, sett
     names = [f"shard-{number:05d}.safetensors" for number in range(len(shards))]
     there = {name for name in names if (folder / name).exists()}
     known = sum(len(shard) for shard, name in zip(shards, names, strict=True) if name in there)
-    if known:
+    if known and ranks.rank() == 0:
         say(f"{folder.name}: going on after {known} of {count} cases")
     with steps_bar(f"encode {folder.name}", count, known) as done:
-        for shard, name in zip(shards, names, strict=True):
-            if name in there:
+        for number, (shard, name) in enumerate(zip(shards, names, strict=True)):
+            if name in there or number % ranks.size() != ranks.rank():
                 continue
             kept = {}
             for first in range(shard.start, shard.stop, BATCH):
@@ -62,7 +62,9 @@ def encode(neck: encoder.Sam3DualViTDetNeck | None, cases: Cases, end: int, sett
             with replacing(folder / name) as temporary:
                 save_file(kept, temporary)
     index = {f"tokens.{i}": name for shard, name in zip(shards, names, strict=True) for i in shard}
-    write_json(folder / "index.json", index)
+    ranks.of_all(None)  # wait for all shards
+    if ranks.rank() == 0:
+        write_json(folder / "index.json", index)
 
 
 def encode_arm(name: ArmName, settings: Settings, end: int) -> None:
@@ -78,6 +80,8 @@ def encode_arm(name: ArmName, settings: Settings, end: int) -> None:
         device=str(device()),
         threads=hardware().threads,
     )
+    if ranks.rank():
+        return _encode_splits(splits, end, settings, checkpoints.folder_of(stage, identity))
     with cost.recorded(stage) as record, checkpoints.run_folder(stage, identity) as states:
         cases = sum(map(len, splits.values())) if end else 0
         needed, free = cases * bytes_per_case(settings), shutil.disk_usage(states).free
@@ -89,16 +93,20 @@ def encode_arm(name: ArmName, settings: Settings, end: int) -> None:
             )
         if needed > 1e9:
             say(f"{cases} cases, {needed / 1e9:.1f} GB of {free / 1e9:.1f} GB free")
-        seed_everything(0)
-        neck = encoder.configured(settings).to(device()) if end else None
-        for split, members in splits.items():
-            encode(neck, members, end, settings, states / split)
-        record["cases"] = cases
+        _encode_splits(splits, end, settings, states)
+        record |= {"cases": cases, "processes": ranks.size()}
         with replacing(ENCODED / name) as folder:
             for split in SPLITS:
                 shutil.copytree(states / split, folder / split, copy_function=_link)
         checkpoints.finished(stage, identity, ENCODED / name)
     print(f"{end} of {settings.preset.depth} blocks kept: {(ENCODED / name).as_posix()}")
+
+
+def _encode_splits(splits: dict[str, Cases], end: int, settings: Settings, states: Path) -> None:
+    seed_everything(0)
+    neck = encoder.configured(settings).to(device()) if end else None
+    for split, members in splits.items():
+        encode(neck, members, end, settings, states / split)
 
 
 def _link(source: str, target: str) -> None:

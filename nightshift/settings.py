@@ -179,10 +179,11 @@ class Lora(Frozen):
 
 
 class Hardware(Section):
-    """Where it runs. None of this may change a result; threads do in the last bits, so they are fixed at 2."""
+    """Where it runs. None of this may change a result; threads and processes do in the last bits."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Positive = 2
+    processes: Positive = 1
     checkpoint_minutes: Annotated[float, Field(ge=0, strict=False)] = 10
 
 

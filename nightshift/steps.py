@@ -6,11 +6,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 
+from nightshift import ranks
 from nightshift.arms import Arm, ArmCases
 from nightshift.framing import square_to_frame
-from nightshift.metrics import dice_at_thresholds
+from nightshift.metrics import THRESHOLDS, dice_at_thresholds
 from nightshift.settings import Train
 
 
@@ -42,12 +43,17 @@ def at_once(settings: Train) -> int:
     return settings.batch_size if settings.micro_batch == "all" else min(settings.batch_size, settings.micro_batch)
 
 
-def add_gradients(arm: Arm, batch: dict[str, Tensor], settings: Train, device: torch.device) -> Tensor:
-    """Forward and backward of one batch, `micro_batch` cases at a time; the mean loss over its cases, a scalar."""
+def add_gradients(
+    arm: Arm, batch: dict[str, Tensor], settings: Train, device: torch.device, of: int | None = None
+) -> Tensor:
+    """Forward and backward of a batch, `micro_batch` cases at a time; the mean loss over its cases, a scalar.
+
+    `of`: cases of the whole batch, where this is one rank's share of it; the shares of all ranks add up to the mean.
+    """
     total, cases = torch.zeros((), device=device), len(batch["index"])
     for first in range(0, cases, at_once(settings)):
         part = {key: value[first : first + at_once(settings)] for key, value in batch.items()}
-        loss = loss_of(forward(arm, part, device), part["target"].to(device)) * (len(part["index"]) / cases)
+        loss = loss_of(forward(arm, part, device), part["target"].to(device)) * (len(part["index"]) / (of or cases))
         loss.backward()
         total += loss.detach()
     return total
@@ -60,14 +66,22 @@ def forward(arm: Arm, batch: dict[str, Tensor], device: torch.device) -> Tensor:
 
 
 def validate(arm: Arm, cases: ArmCases, batch_size: int, device: torch.device) -> tuple[float, np.ndarray]:
-    """Mean loss, and mean Dice over cases at each of THRESHOLDS (17,), at each case's native resolution."""
+    """Mean loss, and mean Dice over cases at each of THRESHOLDS (17,), at each case's native resolution.
+
+    Every rank looks at its share of the cases.
+    """
     arm.eval()
-    losses, dice = [], []
+    mine = Subset(cases, range(ranks.rank(), len(cases), ranks.size()))
+    totals = torch.zeros(1 + len(THRESHOLDS), dtype=torch.float64)
     with torch.no_grad():
-        for batch in DataLoader(cases, batch_size):
+        for batch in DataLoader(mine, batch_size):
             logits = forward(arm, batch, device)
-            losses.append(loss_of(logits, batch["target"].to(device)).item() * len(logits))
+            totals[0] += loss_of(logits, batch["target"].to(device)).item() * len(logits)
             for i, one in zip(batch["index"], logits.sigmoid().cpu(), strict=True):
                 truth = cases.cases[int(i)].mask
-                dice.append(dice_at_thresholds(square_to_frame(one[0], *truth.shape).numpy(), truth))
-    return sum(losses) / len(cases), np.mean(dice, axis=0)
+                dice = dice_at_thresholds(square_to_frame(one[0], *truth.shape).numpy(), truth)
+                totals[1:] += torch.from_numpy(np.asarray(dice, dtype=np.float64))
+    totals = totals.to(device)
+    ranks.add_up([totals])
+    totals = totals.cpu().numpy() / len(cases)
+    return float(totals[0]), totals[1:]

@@ -6,7 +6,8 @@ A run that was stopped or killed goes on where its last checkpoint was, and ends
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,9 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import default_collate
 
-from nightshift import checkpoints, cost, encoder
+from nightshift import checkpoints, cost, encoder, ranks
 from nightshift.arms import ENCODED, MODELS, Arm, ArmCases
 from nightshift.cases import PREPARED, Cases
 from nightshift.checkpoints import Interrupted
@@ -73,16 +74,20 @@ class Run:
         tensors |= {f"best.{name}": value for name, value in self.best.items()}
         for i, state in self.optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{i}.{key}": value for key, value in state.items()}
-        tensors["random"] = torch.get_rng_state()
-        if self.device.type == "cuda":
-            tensors["random_cuda"] = torch.cuda.get_rng_state(self.device)
+        for rank, states in enumerate(ranks.of_all(self._random())):
+            tensors |= {f"random.{rank}.{i}": state for i, state in enumerate(states)}
         step = self.place.epoch * 10**6 + self.place.batch
-        checkpoints.save(self.folder, step, {k: v.cpu().clone() for k, v in tensors.items()}, vars(self.place))
+        if ranks.rank() == 0:
+            checkpoints.save(self.folder, step, {k: v.cpu().clone() for k, v in tensors.items()}, vars(self.place))
         self.saved_at = time.monotonic()
 
+    def _random(self) -> list[Tensor]:
+        cuda = [torch.cuda.get_rng_state(self.device)] if self.device.type == "cuda" else []
+        return [torch.get_rng_state(), *cuda]
+
     def resume(self) -> None:
-        """Go on from the last checkpoint, where there is one."""
-        found = checkpoints.latest(self.folder)
+        """Go on from the last checkpoint, where there is one; rank 0 has it."""
+        found = ranks.of_first(checkpoints.latest(self.folder) if ranks.rank() == 0 else None)
         if found is None:
             return
         tensors, values = found
@@ -98,28 +103,39 @@ class Run:
                 state.setdefault(int(i), {})[key] = value
         groups = self.optimiser.state_dict()["param_groups"]
         self.optimiser.load_state_dict({"state": state, "param_groups": groups})
-        torch.set_rng_state(tensors["random"])
+        torch.set_rng_state(tensors[f"random.{ranks.rank()}.0"])
         if self.device.type == "cuda":
-            torch.cuda.set_rng_state(tensors["random_cuda"], self.device)
-        if self.place.epoch <= self.settings.epochs:
+            torch.cuda.set_rng_state(tensors[f"random.{ranks.rank()}.1"], self.device)
+        if ranks.rank() == 0 and self.place.epoch <= self.settings.epochs:
             say(f"seed {self.seed}: going on in epoch {self.place.epoch}, after {self.place.batch} batches")
 
-    def step(self, batch: dict[str, Tensor], step: int, steps: int, cases: ArmCases) -> None:
-        """One batch. Raises UserError naming its cases when the loss is not finite, and what to lower out of memory."""
+    def step(self, indices: list[int], step: int, steps: int, cases: ArmCases, stop: bool, due: bool) -> list[bool]:
+        """One batch, this rank's share of it; whether any rank was asked to stop, and whether a checkpoint is due.
+
+        Raises UserError naming the cases of the batch when the loss is not finite.
+        """
         for group in self.optimiser.param_groups:
             group["lr"] = self.settings.learning_rate * learning_rate_factor(step, steps, self.settings.warmup)
         self.optimiser.zero_grad()
-        loss = add_gradients(self.arm, batch, self.settings, self.device).item()
+        noted = torch.tensor([0.0, stop, due], device=self.device)
+        share = indices[ranks.rank() :: ranks.size()]
+        if share:
+            batch = default_collate([cases[i] for i in share])
+            noted[0] = add_gradients(self.arm, batch, self.settings, self.device, of=len(indices))
+        for p in self.parameters.values():
+            p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+        ranks.add_up([noted, *(p.grad for p in self.parameters.values())])
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.clip_norm)
-        if not math.isfinite(loss) or not torch.isfinite(norm):
-            names = ", ".join(cases.cases[int(i)].case_id for i in batch["index"])
+        if not torch.isfinite(noted[0]) or not torch.isfinite(norm):
+            names = ", ".join(cases.cases[i].case_id for i in indices)
             raise UserError(
                 f"the loss is not finite in epoch {self.place.epoch}, cases {names}; look at these, or lower "
                 "train.learning_rate"
             )
         self.optimiser.step()
-        self.place.losses.append(loss * len(batch["index"]))
+        self.place.losses.append(noted[0].item() * len(indices))
         self.place.batch += 1
+        return (noted[1:] > 0).tolist()
 
     def end_epoch(self, train_cases: ArmCases, val_cases: ArmCases) -> None:
         """Validate, note the curves, keep the best parameters."""
@@ -165,34 +181,32 @@ def train(
     ):
         while place.epoch <= settings.epochs:
             arm.train()
-            for batch in _rest_of_epoch(train_cases, settings, seed, place):
-                run.step(batch, (place.epoch - 1) * per_epoch + place.batch, steps, train_cases)
+            for indices in _order(len(train_cases), settings.batch_size, seed, place.epoch)[place.batch :]:
+                step, due = (place.epoch - 1) * per_epoch + place.batch, time.monotonic() - run.saved_at >= every
+                stop, due = run.step(indices, step, steps, train_cases, stop_asked(), due)
                 done(1)
-                if stop_asked() or (place.batch < per_epoch and time.monotonic() - run.saved_at >= every):
+                if stop or (due and place.batch < per_epoch):
                     run.save()
-                if stop_asked():
+                if stop:
                     raise Interrupted(f"stopped in epoch {place.epoch}; the same command goes on from there")
             run.end_epoch(train_cases, val_cases)
             run.save()
             row = place.curves[-1]
-            say(
-                f"{label}: epoch {row['epoch']}/{settings.epochs}, training loss {row['train_loss']:.4f}, "
-                f"validation loss {row['val_loss']:.4f}, Dice {row['val_dice']:.4f}"
-            )
+            if ranks.rank() == 0:
+                say(
+                    f"{label}: epoch {row['epoch']}/{settings.epochs}, training loss {row['train_loss']:.4f}, "
+                    f"validation loss {row['val_loss']:.4f}, Dice {row['val_dice']:.4f}"
+                )
     with torch.no_grad():
         for name, p in run.parameters.items():
             p.copy_(run.best[name])
     return Trained(**place.best, curves=place.curves)
 
 
-def _rest_of_epoch(cases: ArmCases, settings: Train, seed: int, place: Place) -> DataLoader:
-    """The batches of the epoch that are still to do: its order follows from seed and epoch alone."""
-    random = torch.Generator().manual_seed(seed * 10**6 + place.epoch)
-    order = torch.randperm(len(cases), generator=random).tolist()
-    size = settings.batch_size
-    batches = [order[first : first + size] for first in range(0, len(order), size)]
-    # With a generator of its own, the loader draws nothing from torch's, whose state is in the checkpoint.
-    return DataLoader(cases, batch_sampler=batches[place.batch :], generator=random)
+def _order(cases: int, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
+    """The batches of an epoch, indices of cases: they follow from seed and epoch alone."""
+    order = torch.randperm(cases, generator=torch.Generator().manual_seed(seed * 10**6 + epoch)).tolist()
+    return [order[first : first + batch_size] for first in range(0, cases, batch_size)]
 
 
 def train_arm(
@@ -206,30 +220,25 @@ def train_arm(
 
     Raises UserError if a case has no angles, and as `train` does.
     """
-    own, stage = settings.train_for(name), f"train_{name}"
+    own = settings.train_for(name)
     parts = {
         split: ArmCases(Cases(PREPARED / split), Shards(ENCODED / name / split, "pt") if start else None, settings)
         for split in ("train", "val")
     }
-    checkpoints.tidy(f"encode_{name}", ENCODED / name)
     shared = {
         "arm": name,
         "data_hash": hash_folder(*(PREPARED / split for split in parts)),
         "weights": read_json(RECORD),
         "settings": _settings_of(name, settings),
     }
-    identity = checkpoints.fingerprint(**shared, device=str(chosen_device()), threads=hardware().threads)
     curves: list[dict[str, Any]] = []
-    with (
-        cost.recorded(stage) as record,
-        checkpoints.run_folder(stage, identity) as states,
-        replacing(MODELS / name) as folder,
-    ):
-        folder.mkdir()  # now: a folder that cannot be written must not cost a night
+    with _places(name, shared) as (record, states, folder):
         for seed in own.seeds:
             seed_everything(seed)
             arm = Arm(encoder.configured(settings), start, settings)
             adapted = adapt(arm.neck.trunk)
+            if ranks.rank():
+                torch.manual_seed(seed + 10**6 * ranks.rank())  # dropout of its own; the weights are those of rank 0
             record["parameters_trained"] = encoder.count_parameters(arm)
             before = time.perf_counter()
             place = states / f"seed-{seed}"
@@ -239,6 +248,8 @@ def train_arm(
                 raise UserError(_out_of_memory(name, own, arm)) from None
             record["seconds_per_epoch"] = round((time.perf_counter() - before) / own.epochs, 3)
             curves += trained.curves
+            if ranks.rank():
+                continue
             out = folder / f"seed-{seed}"
             out.mkdir()
             save_file(arm.segmenter.cpu().state_dict(), out / "head.safetensors")
@@ -246,19 +257,36 @@ def train_arm(
             chosen = {"epoch": trained.epoch, "threshold": trained.threshold, "val_dice": round(trained.val_dice, 6)}
             write_json(out / "card.json", {"seed": seed} | chosen | shared)
             say(f"{name}, seed {seed}: epoch {trained.epoch}, validation Dice {trained.val_dice:.3f}")
-        write_csv(Path("reports/curves") / f"{name}.csv", CURVES, curves)
+        if ranks.rank() == 0:
+            write_csv(Path("reports/curves") / f"{name}.csv", CURVES, curves)
+    if ranks.rank() == 0:
+        print(f"{name} arm, {len(own.seeds)} model(s): {(MODELS / name).as_posix()}")
+
+
+@contextmanager
+def _places(name: ArmName, shared: dict[str, Any]) -> Iterator[tuple[dict[str, Any], Path, Path]]:
+    """The cost record, the folder of checkpoints and that of models; only rank 0 has them and writes."""
+    if ranks.rank():
+        yield {}, Path(), Path()
+        return
+    stage, where = f"train_{name}", {"device": chosen_device().type, "threads": hardware().threads}
+    checkpoints.tidy(f"encode_{name}", ENCODED / name)
+    identity = checkpoints.fingerprint(**shared, **where, processes=ranks.size())
+    with (
+        cost.recorded(stage) as record,
+        checkpoints.run_folder(stage, identity) as states,
+        replacing(MODELS / name) as folder,
+    ):
+        folder.mkdir()  # now: a folder that cannot be written must not cost a night
+        record["processes"] = ranks.size()
+        yield record, states, folder
         checkpoints.finished(stage, identity, folder)
-    print(f"{name} arm, {len(own.seeds)} model(s): {(MODELS / name).as_posix()}")
 
 
 def _out_of_memory(name: ArmName, own: Train, arm: Arm) -> str:
-    micro = at_once(own)
-    if micro > 1:
-        advice = f"set {name}.micro_batch={micro // 2}"
-    elif name == "lora" and not arm.checkpointing:
-        advice = "set lora.activation_checkpointing=true"
-    else:
-        advice = "lower encoder.resolution"
+    micro, kept = at_once(own), name == "lora" and not arm.checkpointing
+    less = "set lora.activation_checkpointing=true" if kept else "lower encoder.resolution"
+    advice = f"set {name}.micro_batch={micro // 2}" if micro > 1 else less
     return f"out of memory with {micro} case(s) at a time: {advice}; `python -m stages.plan` says what fits"
 
 

@@ -1,4 +1,4 @@
-"""Every block of the encoder, once per train and val case -> data/encoded/frozen: in the frozen arm all is prefix."""
+"""The trunk's output, once per train and val case -> data/encoded/frozen."""
 
 from nightshift import settings
 from nightshift.errors import run
@@ -7,7 +7,13 @@ from nightshift.gate import require_ok
 
 def main() -> None:
     require_ok("frozen")
-    from nightshift import encoding  # torch and sam3: seconds, after the gate
+    from nightshift import ranks  # torch: seconds, after the gate
+
+    ranks.run("stages.encode_frozen")
+
+
+def work() -> None:
+    from nightshift import encoding
 
     chosen = settings.read()
     encoding.encode_arm("frozen", chosen, end=chosen.preset.depth)

@@ -7,7 +7,13 @@ from nightshift.gate import require_ok
 
 def main() -> None:
     require_ok("lora")
-    from nightshift import encoding, lora  # torch and sam3: seconds, after the gate
+    from nightshift import ranks  # torch: seconds, after the gate
+
+    ranks.run("stages.encode_lora")
+
+
+def work() -> None:
+    from nightshift import encoding, lora
 
     chosen = settings.read()
     encoding.encode_arm("lora", chosen, end=lora.prefix_end(chosen.lora, chosen.preset.depth))

@@ -7,7 +7,13 @@ from nightshift.gate import require_ok
 
 def main() -> None:
     require_ok("frozen")
-    from nightshift import training  # torch and sam3: seconds, after the gate
+    from nightshift import ranks  # torch: seconds, after the gate
+
+    ranks.run("stages.train_frozen")
+
+
+def work() -> None:
+    from nightshift import training
 
     chosen = settings.read()
     training.train_arm(

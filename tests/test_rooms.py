@@ -17,7 +17,7 @@ FLOORS = [
     ["simulator", "cases"],
     ["framing", "encoder", "metrics"],
     ["rotation", "wrapping", "lora", "segmenter"],
-    ["probing", "arms", "checkpoints"],
+    ["probing", "arms", "checkpoints", "ranks"],
     ["steps"],
     ["verdicts", "matrix", "encoding", "training", "evaluation"],
     ["planning", "statistics", "figures"],
