@@ -109,29 +109,29 @@ class Run:
         if ranks.rank() == 0 and self.place.epoch <= self.settings.epochs:
             say(f"seed {self.seed}: going on in epoch {self.place.epoch}, after {self.place.batch} batches")
 
-    def step(self, indices: list[int], step: int, steps: int, cases: ArmCases, stop: bool, due: bool) -> list[bool]:
-        """One batch, this rank's share of it; whether any rank was asked to stop, and whether a checkpoint is due.
+    def step(
+        self, indices: list[int], step: int, steps: int, cases: ArmCases, asked: Callable[[], list[bool]]
+    ) -> list[bool]:
+        """One batch, this rank's share of it; for each thing that is asked, whether any rank says yes.
 
         Raises UserError naming the cases of the batch when the loss is not finite.
         """
         for group in self.optimiser.param_groups:
             group["lr"] = self.settings.learning_rate * learning_rate_factor(step, steps, self.settings.warmup)
         self.optimiser.zero_grad()
-        noted = torch.tensor([0.0, stop, due], device=self.device)
-        share = indices[ranks.rank() :: ranks.size()]
+        loss, share = 0.0, indices[ranks.rank() :: ranks.size()]
         if share:
             batch = default_collate([cases[i] for i in share])
-            noted[0] = add_gradients(self.arm, batch, self.settings, self.device, of=len(indices))
+            loss = add_gradients(self.arm, batch, self.settings, self.device, len(indices)).item()
+        noted = torch.tensor([loss, *asked()], device=self.device)
         for p in self.parameters.values():
             p.grad = torch.zeros_like(p) if p.grad is None else p.grad
         ranks.add_up([noted, *(p.grad for p in self.parameters.values())])
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.clip_norm)
         if not torch.isfinite(noted[0]) or not torch.isfinite(norm):
             names = ", ".join(cases.cases[i].case_id for i in indices)
-            raise UserError(
-                f"the loss is not finite in epoch {self.place.epoch}, cases {names}; look at these, or lower "
-                "train.learning_rate"
-            )
+            where = f"in epoch {self.place.epoch}, cases {names}"
+            raise UserError(f"the loss is not finite {where}; look at these, or lower train.learning_rate")
         self.optimiser.step()
         self.place.losses.append(noted[0].item() * len(indices))
         self.place.batch += 1
@@ -182,8 +182,10 @@ def train(
         while place.epoch <= settings.epochs:
             arm.train()
             for indices in _order(len(train_cases), settings.batch_size, seed, place.epoch)[place.batch :]:
-                step, due = (place.epoch - 1) * per_epoch + place.batch, time.monotonic() - run.saved_at >= every
-                stop, due = run.step(indices, step, steps, train_cases, stop_asked(), due)
+                step = (place.epoch - 1) * per_epoch + place.batch
+                stop, due = run.step(
+                    indices, step, steps, train_cases, lambda: [stop_asked(), time.monotonic() - run.saved_at >= every]
+                )
                 done(1)
                 if stop or (due and place.batch < per_epoch):
                     run.save()
