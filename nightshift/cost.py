@@ -23,6 +23,7 @@ def recorded(stage: str) -> Iterator[dict[str, Any]]:
         "stage": stage,
         "seconds": round(time.perf_counter() - start, 3),
         "peak_memory_bytes": peak_memory(),
+        "peak_device_memory_bytes": peak_device_memory(),
         **extra,
         "machine": machine(),
         "revision": revision(),
@@ -40,6 +41,12 @@ def peak_memory() -> int:
 
     size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return size if sys.platform == "darwin" else size * 1024
+
+
+def peak_device_memory() -> int:
+    """Most that torch had of the GPU at a time, in bytes; 0 without one."""
+    torch = sys.modules.get("torch")
+    return torch.cuda.max_memory_allocated() if torch and torch.cuda.is_available() else 0
 
 
 def machine() -> dict[str, str]:
