@@ -4,6 +4,7 @@ Frozen: every block is prefix, and only the segmenter is trained. LoRA: the pref
 What an arm is given is the output of its prefix: tokens (B, g, g, D), or for an empty prefix the images (B, 3, R, R).
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ from nightshift.settings import Settings
 from nightshift.shards import Shards
 
 ENCODED, MODELS = Path("data/encoded"), Path("models")
+LEVELS = 3  # of the neck that the segmenter uses
 
 
 class Arm(nn.Module):
@@ -40,15 +42,19 @@ class Arm(nn.Module):
                 module.train(mode)
         return self
 
-    def forward(self, tokens: Tensor | None, angles: Tensor | None, images: Tensor | None) -> Tensor:
-        """`tokens` of the prefix, or None to run the prefix too, from `images`."""
+    def forward(
+        self, tokens: Tensor | None, angles: Tensor | None, images: Tensor | None, levels: list[Tensor] | None = None
+    ) -> Tensor:
+        """From kept `levels` of the neck, kept `tokens` of the prefix or, where both are None, from `images`."""
         trunk = self.neck.trunk
-        with autocast((images if tokens is None else tokens).device, self.precision):
-            if tokens is None:
-                with torch.no_grad():
-                    tokens = encoder.run_prefix(trunk, images, self.start)
-            features = encoder.run_suffix(trunk, tokens, self.start, self.checkpointing)
-            logits = self.segmenter(encoder.neck_levels(self.neck, features), angles, images)
+        with autocast(next(self.segmenter.parameters()).device, self.precision):
+            if levels is None:
+                if tokens is None:
+                    with torch.no_grad():
+                        tokens = encoder.run_prefix(trunk, images, self.start)
+                features = encoder.run_suffix(trunk, tokens, self.start, self.checkpointing)
+                levels = encoder.neck_levels(self.neck, features)
+            logits = self.segmenter(levels, angles, images)
         return F.interpolate(logits.float(), (self.resolution, self.resolution), mode="bilinear", align_corners=False)
 
 
@@ -65,23 +71,39 @@ def angles_of(case: Case, mode: str) -> tuple[float, float]:
 
 
 class ArmCases(torch.utils.data.Dataset):
-    """What an arm trains on: per case a dict of `index`, `angles` (2,), `target` (1, R, R) and `tokens` or `images`."""
+    """What an arm trains on: per case a dict of `index`, `angles` (2,), `target` (1, R, R), and one of
 
-    def __init__(self, cases: Cases, tokens: Shards | None, settings: Settings) -> None:
-        self.cases, self.tokens, self.settings = cases, tokens, settings
+    `tokens` (g, g, D), `level.0` .. `level.2` or `images` (3, R, R). With n cases, number n + i is case i mirrored:
+    left is right, and LAO is RAO.
+    """
+
+    def __init__(self, cases: Cases, kept: Shards | None, settings: Settings) -> None:
+        self.cases, self.kept, self.settings = cases, kept, settings
 
     def __len__(self) -> int:
         return len(self.cases)
 
     def __getitem__(self, i: int) -> dict[str, Tensor | int]:
-        case, resolution = self.cases[i], self.settings.resolution
+        if i >= len(self.cases) * (2 if self.settings.encode.flips else 1):
+            raise IndexError(i)  # which is also how Python ends an iteration
+        case, resolution = seen(self.cases, i), self.settings.resolution
         item: dict[str, Tensor | int] = {
             "index": i,
             "angles": torch.tensor(angles_of(case, self.settings.view.mode)),
             "target": mask_to_square(case.mask, resolution),
         }
-        if self.tokens is not None:
-            item["tokens"] = self.tokens[f"tokens.{i}"].float()
-        if self.tokens is None or self.settings.head.detail:
+        for what in ("tokens", *(f"level.{number}" for number in range(LEVELS))):
+            if self.kept is not None and f"{what}.{i}" in self.kept.index:
+                item[what] = self.kept[f"{what}.{i}"].float()
+        if self.kept is None or self.settings.head.detail:
             item["images"] = frame_to_square(case.frame, resolution)
         return item
+
+
+def seen(cases: Cases, i: int) -> Case:
+    """Case i, or from len(cases) on case i - len(cases) mirrored."""
+    case = cases[i % len(cases)]
+    if i < len(cases):
+        return case
+    angles = case.angles and (-case.angles[0], case.angles[1])
+    return replace(case, angles=angles, frame=case.frame[:, ::-1].copy(), mask=case.mask[:, ::-1].copy())

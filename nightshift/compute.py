@@ -11,6 +11,8 @@ import torch
 from nightshift.errors import UserError
 from nightshift.settings import hardware
 
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}  # by encoder.precision; fp32 is not halved
+
 
 def device() -> torch.device:
     """The device of hardware.yaml; `auto` is CUDA where there is some.
@@ -51,4 +53,4 @@ def give_memory_back() -> None:
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """`with autocast(device, "bf16"):` products in bfloat16; sums, norms and position tables stay in float32."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    return torch.autocast(device.type, HALF.get(precision, torch.bfloat16), enabled=precision in HALF)

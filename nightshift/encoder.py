@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
+from nightshift.compute import HALF
 from nightshift.loading import load
 from nightshift.progress import say
 from nightshift.rope import make_real, make_tables, set_grid  # before sam3: it imports sam3 without its warnings
@@ -93,16 +94,16 @@ def configured(settings: Settings, device: str = "cpu") -> Sam3DualViTDetNeck:
     if settings.encoder.rope == "repaired":
         make_real(neck.trunk)
         set_grid(neck.trunk, settings.resolution // settings.preset.patch_size)
-    if settings.encoder.precision == "bf16":
-        halve(neck)
+    if settings.encoder.precision in HALF:
+        halve(neck, HALF[settings.encoder.precision])
     return neck
 
 
-def halve(neck: nn.Module) -> None:
-    """Keep what autocast would cast at every use, the weights of linear layers and convolutions, in bfloat16."""
+def halve(neck: nn.Module, half: torch.dtype) -> None:
+    """Keep what autocast would cast at every use, the weights of linear layers and convolutions, in half precision."""
     for module in neck.modules():
         if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
-            module.to(torch.bfloat16)
+            module.to(half)
 
 
 def run_prefix(trunk: ViT, images: Tensor, end: int) -> Tensor:

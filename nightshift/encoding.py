@@ -5,15 +5,16 @@ Kept in the precision that the encoder runs in. A run that was killed goes on at
 
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 
 from nightshift import checkpoints, cost, encoder, ranks
-from nightshift.arms import ENCODED
+from nightshift.arms import ENCODED, LEVELS, seen
 from nightshift.cases import PREPARED, Cases
-from nightshift.compute import autocast, device, seed_everything
+from nightshift.compute import HALF, autocast, device, seed_everything
 from nightshift.errors import UserError
 from nightshift.files import read_json, replacing, write_json
 from nightshift.framing import frame_to_square
@@ -27,21 +28,25 @@ BATCH = 4  # cases per forward
 SPLITS = ("train", "val")
 
 
-def bytes_per_case(settings: Settings) -> int:
-    """Of the kept tokens of one case."""
-    grid = settings.resolution // settings.preset.patch_size
-    return grid**2 * settings.preset.embed_dim * (2 if settings.encoder.precision == "bf16" else 4)
+def bytes_per_case(settings: Settings, level: str) -> int:
+    """Of what is kept of one case: tokens (g, g, D), or the neck's levels (d_model, s g, s g) for s = 4, 2, 1."""
+    preset, grid = settings.preset, settings.resolution // settings.preset.patch_size
+    numbers = preset.embed_dim if level == "trunk" else preset.d_model * (4**2 + 2**2 + 1)
+    return grid**2 * numbers * (2 if settings.encoder.precision in HALF else 4)
 
 
-def encode(neck: encoder.Sam3DualViTDetNeck | None, cases: Cases, end: int, settings: Settings, folder: Path) -> None:
-    """Write tokens.N for every case, the output of blocks 0..end-1, but for the shards that are there already.
+def encode(
+    neck: encoder.Sam3DualViTDetNeck | None, cases: Cases, count: int, end: int, level: str, settings: Settings,
+    folder: Path,
+) -> None:  # fmt: skip
+    """Write tokens.N for N < `count`, the output of blocks 0..end-1, but for the shards that are there already.
 
-    With no such block, write an empty index; no encoder is needed then. Every rank writes its share of the shards.
+    At level `neck` it is level.0.N to level.2.N, the neck's levels. From len(cases) on cases are mirrored (`seen`).
+    With no case, write an empty index; no encoder is needed then. Every rank writes its share of the shards.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    kind = torch.bfloat16 if settings.encoder.precision == "bf16" else torch.float32
-    per_shard, count = max(1, LIMIT // bytes_per_case(settings)), len(cases) if end else 0
-    shards = [range(first, min(first + per_shard, count)) for first in range(0, count, per_shard)]
+    kind, per_shard = HALF.get(settings.encoder.precision, torch.float32), LIMIT // bytes_per_case(settings, level)
+    shards = [range(first, min(first + max(1, per_shard), count)) for first in range(0, count, max(1, per_shard))]
     names = [f"shard-{number:05d}.safetensors" for number in range(len(shards))]
     there = {name for name in names if (folder / name).exists()}
     known = sum(len(shard) for shard, name in zip(shards, names, strict=True) if name in there)
@@ -51,28 +56,44 @@ def encode(neck: encoder.Sam3DualViTDetNeck | None, cases: Cases, end: int, sett
         for number, (shard, name) in enumerate(zip(shards, names, strict=True)):
             if name in there or number % ranks.size() != ranks.rank():
                 continue
-            kept = {}
+            kept: dict[str, torch.Tensor] = {}
             for first in range(shard.start, shard.stop, BATCH):
                 indices = range(first, min(first + BATCH, shard.stop))
-                images = torch.stack([frame_to_square(cases[i].frame, settings.resolution) for i in indices])
-                with torch.no_grad(), autocast(device(), settings.encoder.precision):
-                    tokens = encoder.run_prefix(neck.trunk, images.to(device()), end).to("cpu", kind)
-                kept |= {f"tokens.{i}": one.clone() for i, one in zip(indices, tokens, strict=True)}
+                images = torch.stack([frame_to_square(seen(cases, i).frame, settings.resolution) for i in indices])
+                for what, values in _outputs(neck, images.to(device()), end, level, settings).items():
+                    kept |= {
+                        f"{what}.{i}": v.contiguous().clone()
+                        for i, v in zip(indices, values.to("cpu", kind), strict=True)
+                    }
                 done(len(indices))
             with replacing(folder / name) as temporary:
                 save_file(kept, temporary)
-    index = {f"tokens.{i}": name for shard, name in zip(shards, names, strict=True) for i in shard}
+    whats = ["tokens"] if level == "trunk" else [f"level.{number}" for number in range(LEVELS)]
+    index = {f"{what}.{i}": name for shard, name in zip(shards, names, strict=True) for i in shard for what in whats}
     ranks.of_all(None)  # wait for all shards
     if ranks.rank() == 0:
         write_json(folder / "index.json", index)
+
+
+def _outputs(
+    neck: encoder.Sam3DualViTDetNeck, images: torch.Tensor, end: int, level: str, settings: Settings
+) -> dict[str, torch.Tensor]:
+    with torch.no_grad(), autocast(device(), settings.encoder.precision):
+        tokens = encoder.run_prefix(neck.trunk, images, end)
+        if level == "trunk":
+            return {"tokens": tokens}
+        levels = encoder.neck_levels(neck, encoder.run_suffix(neck.trunk, tokens, end))
+        return {f"level.{number}": values for number, values in enumerate(levels[:LEVELS])}
 
 
 def encode_arm(name: ArmName, settings: Settings, end: int) -> None:
     """Blocks 0..end-1 over train and val -> data/encoded/NAME. Raises UserError where the disk is too small for it."""
     stage = f"encode_{name}"
     splits = {split: Cases(PREPARED / split) for split in SPLITS}
+    level = settings.encode.level if name == "frozen" else "trunk"
+    counts = {split: count if end else 0 for split, count in kept_cases(settings, map(len, splits.values())).items()}
     identity = checkpoints.fingerprint(
-        end=end,
+        kept=[end, level, counts],
         data=hash_folder(*(PREPARED / split for split in SPLITS)),
         weights=read_json(RECORD),
         encoder=settings.encoder.model_dump(),
@@ -81,10 +102,10 @@ def encode_arm(name: ArmName, settings: Settings, end: int) -> None:
         threads=hardware().threads,
     )
     if ranks.rank():
-        return _encode_splits(splits, end, settings, checkpoints.folder_of(stage, identity))
+        return _encode_splits(splits, counts, end, level, settings, checkpoints.folder_of(stage, identity))
     with cost.recorded(stage) as record, checkpoints.run_folder(stage, identity) as states:
-        cases = sum(map(len, splits.values())) if end else 0
-        needed, free = cases * bytes_per_case(settings), shutil.disk_usage(states).free
+        cases = sum(counts.values())
+        needed, free = cases * bytes_per_case(settings, level), shutil.disk_usage(states).free
         present = sum(path.stat().st_size for path in states.rglob("*.safetensors"))
         if needed - present > free:
             raise UserError(
@@ -93,7 +114,7 @@ def encode_arm(name: ArmName, settings: Settings, end: int) -> None:
             )
         if needed > 1e9:
             say(f"{cases} cases, {needed / 1e9:.1f} GB of {free / 1e9:.1f} GB free")
-        _encode_splits(splits, end, settings, states)
+        _encode_splits(splits, counts, end, level, settings, states)
         record |= {"cases": cases, "processes": ranks.size()}
         with replacing(ENCODED / name) as folder:
             for split in SPLITS:
@@ -102,11 +123,19 @@ def encode_arm(name: ArmName, settings: Settings, end: int) -> None:
     print(f"{end} of {settings.preset.depth} blocks kept: {(ENCODED / name).as_posix()}")
 
 
-def _encode_splits(splits: dict[str, Cases], end: int, settings: Settings, states: Path) -> None:
+def kept_cases(settings: Settings, cases: Iterable[int]) -> dict[str, int]:
+    """How many are kept of the train and the val cases; validation is never mirrored."""
+    train, val = cases
+    return {"train": train * (2 if settings.encode.flips else 1), "val": val}
+
+
+def _encode_splits(
+    splits: dict[str, Cases], counts: dict[str, int], end: int, level: str, settings: Settings, states: Path
+) -> None:
     seed_everything(0)
     neck = encoder.configured(settings).to(device()) if end else None
     for split, members in splits.items():
-        encode(neck, members, end, settings, states / split)
+        encode(neck, members, counts[split], end, level, settings, states / split)
 
 
 def _link(source: str, target: str) -> None:

@@ -15,7 +15,7 @@ from nightshift import encoder, lora
 from nightshift.arms import Arm
 from nightshift.cases import SPLITS, given_split, made_split
 from nightshift.compute import autocast, give_memory_back
-from nightshift.encoding import bytes_per_case
+from nightshift.encoding import bytes_per_case, kept_cases
 from nightshift.footprint import peak_bytes
 from nightshift.settings import ArmName, Settings, Simulated
 from nightshift.simulator import Simulation, split_patients
@@ -165,10 +165,12 @@ def total_seconds(name: ArmName, settings: Settings, cases: dict[str, int], took
     steps = -(-cases["train"] // own.batch_size)
     suffix = max(0.0, took.case - took.prefix)
     training = own.epochs * (steps * took.step + cases["val"] * suffix)
-    return (cases["train"] + cases["val"]) * took.prefix + len(own.seeds) * (training + cases["test"] * took.case)
+    encoded = sum(kept_cases(settings, (cases["train"], cases["val"])).values())
+    return encoded * took.prefix + len(own.seeds) * (training + cases["test"] * took.case)
 
 
 def disk_bytes(name: ArmName, settings: Settings, cases: dict[str, int]) -> int:
-    """Of the kept tokens (g, g, D) of every train and val case."""
-    kept = (cases["train"] + cases["val"]) if start_of(name, settings) else 0
-    return kept * bytes_per_case(settings)
+    """Of what is kept of every train and val case."""
+    level = settings.encode.level if name == "frozen" else "trunk"
+    kept = sum(kept_cases(settings, (cases["train"], cases["val"])).values()) if start_of(name, settings) else 0
+    return kept * bytes_per_case(settings, level)

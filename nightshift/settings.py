@@ -113,7 +113,7 @@ class EncoderUse(Section):
     resolution: Positive | Literal["native"] = Field(description="a number of pixels, or native")
     rope: Literal["repaired", "as_shipped"]
     weights: Annotated[str, Field(min_length=1)]
-    precision: Literal["fp32", "bf16"]
+    precision: Literal["fp32", "bf16", "fp16"]
 
 
 class Probe(Section):
@@ -129,6 +129,13 @@ class Prepare(Section):
     val: Fraction
     test: Fraction
     seed: Annotated[int, Field(ge=0)]
+
+
+class Encode(Section):
+    """What is kept. `flips`: training cases mirrored, too; `level`: the trunk's or the neck's output (frozen arm)."""
+
+    flips: bool
+    level: Literal["trunk", "neck"]
 
 
 class View(Section):
@@ -192,6 +199,7 @@ class Settings(Section):
     encoder: EncoderUse
     probe: Probe
     prepare: Prepare
+    encode: Encode
     view: View
     head: Head
     train: Train

@@ -1,6 +1,7 @@
 """One step of training, one look at the validation cases: what both arms, the plan and the benchmarks share."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -44,25 +45,32 @@ def at_once(settings: Train) -> int:
 
 
 def add_gradients(
-    arm: Arm, batch: dict[str, Tensor], settings: Train, device: torch.device, of: int | None = None
+    arm: Arm,
+    batch: dict[str, Tensor],
+    settings: Train,
+    device: torch.device,
+    of: int | None = None,
+    scale: Callable[[Tensor], Tensor] = lambda loss: loss,
 ) -> Tensor:
     """Forward and backward of a batch, `micro_batch` cases at a time; the mean loss over its cases, a scalar.
 
     `of`: cases of the whole batch, where this is one rank's share of it; the shares of all ranks add up to the mean.
+    `scale`: what float16 needs, or its small gradients are zero.
     """
     total, cases = torch.zeros((), device=device), len(batch["index"])
     for first in range(0, cases, at_once(settings)):
         part = {key: value[first : first + at_once(settings)] for key, value in batch.items()}
         loss = loss_of(forward(arm, part, device), part["target"].to(device)) * (len(part["index"]) / (of or cases))
-        loss.backward()
+        scale(loss).backward()
         total += loss.detach()
     return total
 
 
 def forward(arm: Arm, batch: dict[str, Tensor], device: torch.device) -> Tensor:
     """Logits (B, 1, R, R) of a batch as `ArmCases` collates it."""
-    inputs = (batch[key].to(device) if key in batch else None for key in ("tokens", "angles", "images"))
-    return arm(*inputs)
+    tokens, angles, images = (batch[key].to(device) if key in batch else None for key in ("tokens", "angles", "images"))
+    levels = [batch[key].to(device) for key in sorted(batch) if key.startswith("level.")]
+    return arm(tokens, angles, images, levels or None)
 
 
 def validate(arm: Arm, cases: ArmCases, batch_size: int, device: torch.device) -> tuple[float, np.ndarray]:

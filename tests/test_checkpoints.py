@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from nightshift import checkpoints, encoder, encoding, files, lora, training
+from nightshift import checkpoints, encoder, encoding, files, loop, lora, training
 from nightshift.errors import UserError
 from nightshift.files import read_json
 from nightshift.inventory import hash_folder
@@ -21,7 +21,7 @@ import os, signal, sys
 from pathlib import Path
 event, number, stage = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 import torch
-from nightshift import checkpoints, encoding, files, training
+from nightshift import checkpoints, encoding, files, loop, training
 from importlib import import_module
 seen = 0
 def dies(after):
@@ -42,7 +42,7 @@ if event == "shard":
 elif event == "step":
     training.Run.step = dies(True)(training.Run.step)
 elif event == "gradient":
-    training.add_gradients = dies(True)(training.add_gradients)
+    loop.add_gradients = dies(True)(loop.add_gradients)
 elif event == "inside_write":
     real = checkpoints.save_file
     def half(tensors, path, metadata):
@@ -237,7 +237,7 @@ def test_out_of_memory_names_what_to_lower(project, change, monkeypatch):
     def short(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(training, "add_gradients", short)
+    monkeypatch.setattr(loop, "add_gradients", short)
     for arm in ("frozen", "lora"):
         assert stage(f"encode_{arm}").returncode == 0
         with pytest.raises(UserError, match=rf"2 case\(s\) at a time: set {arm}.micro_batch=1;"):

@@ -19,6 +19,7 @@ FLOORS = [
     ["rotation", "wrapping", "lora", "segmenter"],
     ["probing", "arms", "checkpoints", "ranks"],
     ["steps"],
+    ["loop"],
     ["verdicts", "matrix", "encoding", "training", "evaluation"],
     ["planning", "statistics", "figures"],
     ["report"],

@@ -17,7 +17,7 @@ from skimage.morphology import skeletonize
 from torch.utils.data import default_collate
 
 from nightshift import encoder, evaluation, lora, metrics, steps, training
-from nightshift.arms import Arm, ArmCases, angles_of
+from nightshift.arms import Arm, ArmCases, angles_of, seen
 from nightshift.compute import autocast, seed_everything
 from nightshift.encoding import encode, encode_arm
 from nightshift.errors import UserError
@@ -39,7 +39,7 @@ def new_arm(settings, start=1, adapt=False, seed=0) -> Arm:
 
 
 def tokens_of(settings, cases, end, folder) -> Shards:
-    encode(encoder.build(settings.preset), cases, end, settings, folder)
+    encode(encoder.build(settings.preset), cases, len(cases) if end else 0, end, "trunk", settings, folder)
     return Shards(folder, "pt")
 
 
@@ -185,7 +185,11 @@ def test_a_loss_that_is_not_finite_names_the_case(small, prepared, tmp_path, mon
     values = {name: tokens[name] for name in tokens.index}
     values["tokens.2"][0, 0, 0] = math.nan  # as from a frame that is not finite
     with pytest.raises(UserError, match="cases case-2;"):
-        run(settings, prepared, tokens=type("Tokens", (), {"__getitem__": lambda _, name: values[name]})())
+        run(
+            settings,
+            prepared,
+            tokens=type("Tokens", (), {"__getitem__": lambda _, name: values[name], "index": values})(),
+        )
 
 
 def test_loss_by_hand():
@@ -350,7 +354,7 @@ def test_bf16_is_close_keeps_float32_where_it_matters_and_trains(small, prepared
     assert logits.dtype == torch.float32
     assert 0 < (logits - expected).norm() / expected.norm() < 0.02
     halved, cast = encoder.build(settings.preset), encoder.build(settings.preset)
-    encoder.halve(halved)
+    encoder.halve(halved, torch.bfloat16)
     with torch.no_grad(), autocast(CPU, "bf16"):
         assert torch.equal(halved.trunk(x)[-1], cast.trunk(x)[-1])
     arm, trained, _ = run(settings, prepared, adapt=True)
@@ -366,3 +370,54 @@ def test_encoding_and_training_meet_in_bf16(small, prepared):
             image = ArmCases(prepared["train"], None, settings)[0]["images"][None]
             again = encoder.run_prefix(encoder.configured(settings).trunk, image, arm)
         torch.testing.assert_close(tokens["tokens.0"].float(), again[0], rtol=0.02, atol=0.02)
+
+
+def test_kept_levels_of_the_neck_train_like_kept_tokens(small, prepared, tmp_path):
+    losses = []
+    for level in ("trunk", "neck"):
+        settings = small({"encode.level": level})
+        encode_arm("frozen", settings, end=3)
+        kept = Shards(Path("data/encoded/frozen/train"), "pt")
+        parts = [ArmCases(prepared["train"], kept, settings), ArmCases(prepared["val"], None, settings)]
+        assert set(parts[0][0]) - {"index", "angles", "target"} == (
+            {"tokens"} if level == "trunk" else {"level.0", "level.1", "level.2"}
+        )
+        arm = new_arm(settings, start=3)
+        folder = tmp_path / level
+        trained = training.train(arm, *parts, settings.train_for("frozen"), 0, CPU, folder, "frozen")
+        losses.append([row["train_loss"] for row in trained.curves])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+def test_a_mirrored_case_is_left_for_right_and_lao_for_rao(small, prepared):
+    settings = small({"encode.flips": True})
+    cases = prepared["train"]
+    for i in range(len(cases)):
+        plain, mirrored = cases[i], seen(cases, i + len(cases))
+        assert np.array_equal(mirrored.mask[:, ::-1], plain.mask) and np.array_equal(
+            mirrored.frame[:, ::-1], plain.frame
+        )
+        assert mirrored.angles == (-plain.angles[0], plain.angles[1])
+    encode_arm("lora", settings, end=1)
+    kept, images = (
+        ArmCases(cases, shards, settings) for shards in (Shards(Path("data/encoded/lora/train"), "pt"), None)
+    )
+    arm = new_arm(settings).eval()
+    for i in (1, 1 + len(cases)):
+        with torch.no_grad():
+            one, other = (steps.forward(arm, default_collate([part[i]]), CPU) for part in (kept, images))
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+    assert set(Shards(Path("data/encoded/lora/val")).index) == {"tokens.0", "tokens.1"}
+    drawn = [i for epoch in range(20) for part in training._order(kept, 2, 0, epoch) for i in part]
+    assert set(drawn) == set(range(2 * len(cases)))
+    per_epoch = sorted(i % len(cases) for part in training._order(kept, 2, 0, 3) for i in part)
+    assert per_epoch == list(range(len(cases)))
+
+
+def test_fp16_trains_and_an_overflow_skips_the_step(small, prepared, monkeypatch):
+    settings = small({"encoder.precision": "fp16", "train.epochs": 3})
+    _, trained, _ = run(settings, prepared, adapt=True)
+    assert all(math.isfinite(row["train_loss"]) for row in trained.curves)
+    assert trained.curves[-1]["train_loss"] < trained.curves[0]["train_loss"]
+    full = run(small({"encoder.precision": "fp32"}), prepared, adapt=True)[1]
+    assert trained.curves[0]["train_loss"] == pytest.approx(full.curves[0]["train_loss"], rel=0.05)
