@@ -1,5 +1,6 @@
 """A bar with the time left, on a terminal; nothing where the output is a log file (stages print their own lines)."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
@@ -13,8 +14,9 @@ def bar(label: str, unit: str) -> Callable[[Iterable], Iterable]:
 
 @contextmanager
 def steps_bar(label: str, total: int, done: int = 0) -> Iterator[Callable[[int], object]]:
-    """A bar of `total` steps of which `done` are done; what is yielded adds to them."""
-    with tqdm(total=total, initial=done, desc=label, unit="step", dynamic_ncols=True, disable=None) as steps:
+    """A bar of `total` steps of which `done` are done, by the first of several processes; what is yielded adds."""
+    hidden = None if os.environ.get("RANK", "0") == "0" else True
+    with tqdm(total=total, initial=done, desc=label, unit="step", dynamic_ncols=True, disable=hidden) as steps:
         yield steps.update
 
 
