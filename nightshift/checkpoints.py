@@ -13,6 +13,7 @@ import json
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -123,19 +124,23 @@ def _states(folder: Path) -> list[Path]:
 
 @contextmanager
 def stop_asked() -> Iterator[Callable[[], bool]]:
-    """A function that says whether Ctrl-C or SIGTERM came; a second Ctrl-C stops at once."""
-    asked = False
+    """A function that says whether Ctrl-C or SIGTERM came; a second Ctrl-C stops at once.
+
+    At once after the first it is the same one: a terminal sends it to every process, and a parent passes it on.
+    """
+    asked: float | None = None
 
     def note(*_: object) -> None:
         nonlocal asked
-        if asked:
+        if asked is None:
+            asked = time.monotonic()
+            say("stopping after this step; a checkpoint is written first")
+        elif time.monotonic() - asked > 1:
             raise KeyboardInterrupt
-        asked = True
-        say("stopping after this step; a checkpoint is written first")
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: asked
+        yield lambda: asked is not None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

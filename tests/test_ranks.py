@@ -71,6 +71,24 @@ def test_two_killed_processes_go_on_to_the_same_bytes(project, change):  # noqa:
     assert hash_folder(Path("models/lora")) == expected
 
 
+@pytest.mark.slow
+def test_ctrl_c_reaches_all_ranks_twice_and_writes_a_checkpoint(project, change):  # noqa: F811
+    """A terminal sends SIGINT to the whole group, and the parent passes its own on."""
+    change({"train.epochs": 2000})
+    Path("hardware.yaml").write_text(HARDWARE.format(2))
+    assert stage("encode_frozen").returncode == 0
+    command = [sys.executable, "-m", "stages.train_frozen"]
+    run = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, start_new_session=True, text=True,
+                           stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)  # fmt: skip
+    while not list(checkpoints.FOLDER.glob("train_frozen/*/seed-0/*.safetensors")):
+        time.sleep(0.05)
+    os.killpg(run.pid, signal.SIGINT)
+    assert "error: stopped in epoch" in run.communicate(timeout=60)[1]
+    assert run.returncode == 1
+    states = sorted(checkpoints.FOLDER.glob("train_frozen/*/seed-0/*.safetensors"))
+    assert states and not Path("models/frozen").exists()
+
+
 def test_a_mistake_in_all_ranks_is_said_once(project, change):  # noqa: F811
     Path("hardware.yaml").write_text(HARDWARE.format(2))
     assert stage("encode_frozen").returncode == 0
