@@ -184,9 +184,9 @@ def warnings(arms: dict[str, ArmResults]) -> list[str]:
     if unseen:
         found.append(f"{unseen} of {len(cases)} test cases have no C-arm angles: nothing can be said by view.")
     frozen, lora = (_flat(arm.cards[0]["settings"]) for arm in arms.values())
-    unequal = [k for k in frozen if frozen[k] != lora.get(k)]
+    unequal = [k for k in frozen.keys() & lora.keys() if frozen[k] != lora[k]]
     if unequal:
-        what = ", ".join(f"{k} {frozen[k]} for frozen and {lora.get(k)} for LoRA" for k in unequal)
+        what = ", ".join(f"{k} {frozen[k]} for frozen and {lora[k]} for LoRA" for k in sorted(unequal))
         found.append(f"The arms were not trained alike: {what}.")
     if arms["frozen"].cards[0]["data_hash"] != arms["lora"].cards[0]["data_hash"]:
         found.append("The arms were trained on different data: their data hashes differ.")

@@ -157,6 +157,14 @@ def test_html_and_markdown_give_the_answer_first(made):
         assert text.index("LoRA is better") < text.index(sentence) < text.index("random weights") < text.index("only 8")
 
 
+def test_only_what_both_arms_have_can_be_unequal(made, monkeypatch):
+    arms = arms_of(made, monkeypatch)
+    arms["frozen"].cards[0]["settings"]["encode"] = {"level": "trunk"}
+    assert not any("trained alike" in warning for warning in report.warnings(arms))
+    arms["lora"].cards[0]["settings"]["train"] = {"epochs": 4}
+    assert "The arms were not trained alike: train.epochs 3 for frozen and 4 for LoRA." in report.warnings(arms)
+
+
 def test_random_weights_are_only_claimed_of_random_weights(made, monkeypatch):
     arms = arms_of(made, monkeypatch)
     for arm in arms.values():
