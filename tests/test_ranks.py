@@ -102,7 +102,8 @@ def test_a_mistake_in_all_ranks_is_said_once(project, change):  # noqa: F811
 def test_two_launchers_of_torchrun_are_one_run(project, change):  # noqa: F811
     change({"train.epochs": 4, "lora.dropout": 0.0})
     trained(1)
-    card = read_json("models/lora/seed-0/card.json")
+    assert stage("evaluate_lora").returncode == 0
+    evaluation = read_json("reports/evaluation/lora/metrics.json")
     files._remove(checkpoints.FOLDER / "train_lora")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -119,6 +120,6 @@ def test_two_launchers_of_torchrun_are_one_run(project, change):  # noqa: F811
     for launcher in launchers:
         out, error = launcher.communicate(timeout=300)
         assert launcher.returncode == 0, out + error
-    again = read_json("models/lora/seed-0/card.json")
-    assert again["val_dice"] == pytest.approx(card["val_dice"], abs=1e-3)
+    assert stage("evaluate_lora").returncode == 0
+    assert read_json("reports/evaluation/lora/metrics.json") == pytest.approx(evaluation, abs=1e-3)
     assert read_json("reports/cost/train_lora.json")["processes"] == 2
