@@ -1,4 +1,4 @@
-"""All ratios, one after the other -> a table on stdout and reports/benchmark.json.
+"""All ratios, one after the other -> a table on stdout and reports/benchmark.json; with CUDA the GPU's rows too.
 
 python -m benchmarks
 """
@@ -7,13 +7,13 @@ from nightshift.compute import seed_everything
 from nightshift.files import write_json
 from nightshift.progress import say
 
-from benchmarks import arms, pipeline, probe  # isort: skip
+from benchmarks import arms, gpu, pipeline, probe  # isort: skip
 
 
 def main() -> None:
     seed_everything(0)
     found = []
-    for part in (pipeline, probe, arms):
+    for part in (pipeline, probe, arms, gpu):
         for row in part.rows():
             found.append(row)
             say(f"{row['name']:36} {row['value']:10.4f} {row['unit']:6} {row['device']}, torch {row['torch']}")

@@ -1,7 +1,8 @@
 """An arm: trunk from a block onwards, neck and segmenter. The two arms differ in where their frozen prefix ends.
 
 Frozen: every block is prefix, and only the segmenter is trained. LoRA: the prefix ends before the first adapted block.
-What an arm is given is the output of its prefix: tokens (B, g, g, D), or for an empty prefix the images (B, 3, R, R).
+What an arm is given is the output of its prefix: tokens (B, g, g, D), or for an empty prefix the images (B, 3, R, R);
+the frozen arm may be given the neck's levels instead.
 """
 
 from dataclasses import replace

@@ -15,13 +15,16 @@ from nightshift.files import write_json
 
 @contextmanager
 def recorded(stage: str) -> Iterator[dict[str, Any]]:
-    """Time the block and write reports/cost/STAGE.json when it ends well; the block may add keys to the dict."""
+    """Time the block and write reports/cost/STAGE.json when it ends well; the block may add keys to the dict.
+
+    `seconds_before` among them is the time of earlier processes, killed or stopped, whose work went into the result.
+    """
     extra: dict[str, Any] = {}
     start = time.perf_counter()
     yield extra
     record = {
         "stage": stage,
-        "seconds": round(time.perf_counter() - start, 3),
+        "seconds": round(time.perf_counter() - start + extra.pop("seconds_before", 0.0), 3),
         "peak_memory_bytes": peak_memory(),
         "peak_device_memory_bytes": peak_device_memory(),
         **extra,

@@ -5,6 +5,7 @@ Kept in the precision that the encoder runs in. A run that was killed goes on at
 
 import os
 import shutil
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -38,11 +39,12 @@ def bytes_per_case(settings: Settings, level: str) -> int:
 def encode(
     neck: encoder.Sam3DualViTDetNeck | None, cases: Cases, count: int, end: int, level: str, settings: Settings,
     folder: Path,
-) -> None:  # fmt: skip
+) -> int:  # fmt: skip
     """Write tokens.N for N < `count`, the output of blocks 0..end-1, but for the shards that are there already.
 
     At level `neck` it is level.0.N to level.2.N, the neck's levels. From len(cases) on cases are mirrored (`seen`).
     With no case, write an empty index; no encoder is needed then. Every rank writes its share of the shards.
+    Returns how many cases were there already.
     """
     folder.mkdir(parents=True, exist_ok=True)
     kind, per_shard = HALF.get(settings.encoder.precision, torch.float32), LIMIT // bytes_per_case(settings, level)
@@ -73,6 +75,7 @@ def encode(
     ranks.of_all(None)  # wait for all shards
     if ranks.rank() == 0:
         write_json(folder / "index.json", index)
+    return known
 
 
 def _outputs(
@@ -102,7 +105,8 @@ def encode_arm(name: ArmName, settings: Settings, end: int) -> None:
         threads=hardware().threads,
     )
     if ranks.rank():
-        return _encode_splits(splits, counts, end, level, settings, checkpoints.folder_of(stage, identity))
+        _encode_splits(splits, counts, end, level, settings, checkpoints.folder_of(stage, identity))
+        return
     with cost.recorded(stage) as record, checkpoints.run_folder(stage, identity) as states:
         cases = sum(counts.values())
         needed, free = cases * bytes_per_case(settings, level), shutil.disk_usage(states).free
@@ -114,8 +118,11 @@ def encode_arm(name: ArmName, settings: Settings, end: int) -> None:
             )
         if needed > 1e9:
             say(f"{cases} cases, {needed / 1e9:.1f} GB of {free / 1e9:.1f} GB free")
-        _encode_splits(splits, counts, end, level, settings, states)
-        record |= {"cases": cases, "processes": ranks.size()}
+        start = time.perf_counter()
+        before = _encode_splits(splits, counts, end, level, settings, states)
+        speed = (cases - before) / (time.perf_counter() - start)
+        record |= {"cases": cases, "cases_before": before, "cases_per_second": round(speed, 3)}
+        record["processes"] = ranks.size()
         with replacing(ENCODED / name) as folder:
             for split in SPLITS:
                 shutil.copytree(states / split, folder / split, copy_function=_link)
@@ -131,11 +138,12 @@ def kept_cases(settings: Settings, cases: Iterable[int]) -> dict[str, int]:
 
 def _encode_splits(
     splits: dict[str, Cases], counts: dict[str, int], end: int, level: str, settings: Settings, states: Path
-) -> None:
+) -> int:
     seed_everything(0)
     neck = encoder.configured(settings).to(device()) if end else None
-    for split, members in splits.items():
-        encode(neck, members, counts[split], end, level, settings, states / split)
+    return sum(
+        encode(neck, members, counts[split], end, level, settings, states / split) for split, members in splits.items()
+    )
 
 
 def _link(source: str, target: str) -> None:

@@ -23,7 +23,7 @@ class UserError(Exception):
 def run(main: Callable[[], object]) -> None:
     """Run a stage's `main`; print a `UserError` as one line on stderr and exit with status 1.
 
-    A disk that is full and a place that cannot be written are the user's to put right, too.
+    A disk that is full, a place that cannot be written and too little memory are the user's to put right, too.
     """
     try:
         main()
@@ -32,10 +32,18 @@ def run(main: Callable[[], object]) -> None:
     except KeyboardInterrupt:
         _end("stopped")
     except Exception as error:
+        if is_out_of_memory(error):
+            _end("out of memory: lower encoder.resolution, or see what fits: python -m stages.plan")
         reason = next((text for number, text in DISK.items() if _is(error, number)), None)
         if reason is None:
             raise
         _end(f"{getattr(error, 'filename', None) or 'the disk'}: {reason}")
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Python's own, torch's on a GPU (a class of torch, which is not imported for this) or torch's on the CPU."""
+    name, text = type(error).__name__, str(error)
+    return isinstance(error, MemoryError) or name == "OutOfMemoryError" or "DefaultCPUAllocator: can't allocate" in text
 
 
 def _is(error: Exception, number: int) -> bool:

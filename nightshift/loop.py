@@ -22,7 +22,7 @@ from nightshift.steps import add_gradients, at_once, learning_rate_factor, optim
 
 @dataclass
 class Place:
-    """Where a run is: `batch` batches of `epoch` are done; their losses, the curves, and the best epoch so far."""
+    """Where a run is: `batch` batches of `epoch` are done; losses, curves, best epoch so far, time spent."""
 
     epoch: int
     batch: int
@@ -30,6 +30,7 @@ class Place:
     curves: list[dict[str, Any]]
     best: dict[str, Any] | None
     scaler: dict[str, float]
+    seconds: float  # that all this took, in this process and in those before it that were stopped or killed
 
 
 class Run:
@@ -40,7 +41,7 @@ class Run:
         self.parameters = {name: p for name, p in arm.named_parameters() if p.requires_grad}
         self.optimiser = optimiser_of(arm, settings)
         self.scaler = torch.amp.GradScaler(device.type, enabled=arm.precision == "fp16")
-        self.place = Place(1, 0, [], [], None, {})
+        self.place = Place(1, 0, [], [], None, {}, 0.0)
         self.best: dict[str, Tensor] = {}
         self.saved_at = time.monotonic()
 
@@ -54,6 +55,7 @@ class Run:
             tensors |= {f"random.{rank}.{i}": state for i, state in enumerate(states)}
         step = self.place.epoch * 10**6 + self.place.batch
         self.place.scaler = self.scaler.state_dict()
+        self.place.seconds += time.monotonic() - self.saved_at
         if ranks.rank() == 0:
             checkpoints.save(self.folder, step, {k: v.cpu().clone() for k, v in tensors.items()}, vars(self.place))
         self.saved_at = time.monotonic()

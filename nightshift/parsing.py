@@ -33,15 +33,26 @@ def read_yaml(path: Path, changes: Sequence[str] = ()) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UserError(f"{path}: not a mapping of keys to values")
     for change in changes:
-        key, equals, value = change.partition("=")
+        key, value = _override(change)
         *sections, last = key.split(".")
         section = values
         for name in sections:
             section = section.get(name) if isinstance(section, dict) else None
-        if not equals or not sections or not isinstance(section, dict):
+        if not sections or not isinstance(section, dict):
             raise UserError(f"-S {change}: expected SECTION.KEY=VALUE with a section of {path}")
-        try:
-            section[last] = yaml.load(value, _Loader)  # noqa: S506, a SafeLoader
-        except yaml.YAMLError:
-            raise UserError(f"-S {change}: the value is not YAML") from None
+        section[last] = value
     return values
+
+
+def _override(change: str) -> tuple[str, Any]:
+    """Key and value, by the parser that DVC itself has for -S: Hydra's. `{last:8}` is no YAML, but one of these."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser  # a third of a second
+    from hydra.errors import HydraException
+
+    try:
+        override = OverridesParser.create().parse_override(change)
+        if override.is_sweep_override() or override.is_delete() or override.is_add():
+            raise UserError(f"-S {change}: expected one value")
+        return override.key_or_group, override.value()
+    except HydraException:
+        raise UserError(f"-S {change}: expected SECTION.KEY=VALUE, as `dvc exp run -S` takes it") from None

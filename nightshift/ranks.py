@@ -59,8 +59,15 @@ def of_first(value: Any) -> Any:
 
 
 def run(stage: str) -> None:
-    """Run `work()` of a stage module here, in new processes of this machine, or as the rank that this process is."""
-    processes = hardware().processes
+    """Run `work()` of a stage module here, in new processes of this machine, or as the rank that this process is.
+
+    Raises UserError where hardware.yaml asks for more processes than there are GPUs to run them.
+    """
+    processes, gpus = hardware().processes, torch.cuda.device_count()
+    if device().type == "cuda" and processes > gpus:
+        raise errors.UserError(
+            f"hardware.yaml: processes: {processes}, but there are {gpus} GPUs; set processes: {gpus}"
+        )
     if "RANK" in os.environ:
         _joined(import_module(stage).work)
     elif processes == 1:

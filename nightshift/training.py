@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from nightshift.cases import PREPARED, Cases
 from nightshift.checkpoints import Interrupted
 from nightshift.compute import device as chosen_device
 from nightshift.compute import give_memory_back, seed_everything
-from nightshift.errors import UserError
+from nightshift.errors import UserError, is_out_of_memory
 from nightshift.files import read_json, replacing, write_csv, write_json
 from nightshift.inventory import hash_folder
 from nightshift.loop import Run
@@ -35,12 +36,17 @@ CURVES = ("seed", "epoch", "train_loss", "val_loss", "val_dice")
 
 @dataclass(frozen=True)
 class Trained:
-    """What training chose; the arm holds the parameters of that epoch. `curves`: a row per epoch."""
+    """What training chose; the arm holds the parameters of that epoch. `curves`: a row per epoch.
+
+    `seconds`: that it took; `before`: how many of them in processes that were stopped or killed.
+    """
 
     epoch: int
     threshold: float
     val_dice: float
     curves: list[dict[str, Any]]
+    seconds: float
+    before: float
 
 
 def train(
@@ -63,7 +69,7 @@ def train(
     label = f"{name}, seed {seed}"
     run = Run(arm, settings, seed, device, folder)
     run.resume()
-    every, place = hardware().checkpoint_minutes * 60, run.place
+    every, place, before = hardware().checkpoint_minutes * 60, run.place, run.place.seconds
     per_epoch = -(-len(train_cases) // settings.batch_size)
     steps = settings.epochs * per_epoch
     with (
@@ -93,7 +99,7 @@ def train(
     with torch.no_grad():
         for name, p in run.parameters.items():
             p.copy_(run.best[name])
-    return Trained(**place.best, curves=place.curves)
+    return Trained(**place.best, curves=place.curves, seconds=place.seconds, before=before)
 
 
 def _order(cases: ArmCases, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
@@ -128,6 +134,7 @@ def train_arm(
         "settings": _settings_of(name, settings),
     }
     curves: list[dict[str, Any]] = []
+    seconds: list[float] = []
     with _places(name, shared) as (record, states, folder):
         for seed in own.seeds:
             seed_everything(seed)
@@ -136,13 +143,17 @@ def train_arm(
             if ranks.rank():
                 torch.manual_seed(seed + 10**6 * ranks.rank())  # dropout of its own; the weights are those of rank 0
             record["parameters_trained"] = encoder.count_parameters(arm)
-            before = time.perf_counter()
             place = states / f"seed-{seed}"
             try:
                 trained = train(arm, parts["train"], parts["val"], own, seed, chosen_device(), place, name)
-            except (torch.OutOfMemoryError, MemoryError):
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
                 raise UserError(_out_of_memory(name, own, arm)) from None
-            record["seconds_per_epoch"] = round((time.perf_counter() - before) / own.epochs, 3)
+            seconds.append(trained.seconds)
+            record["seconds_before"] = record.get("seconds_before", 0.0) + trained.before
+            record["seconds_per_epoch"] = round(mean(seconds) / own.epochs, 3)
+            record["cases_per_second"] = round(own.epochs * len(parts["train"]) / mean(seconds), 3)
             curves += trained.curves
             if ranks.rank():
                 continue

@@ -1,4 +1,4 @@
-"""The trunk's output, once per train and val case -> data/encoded/frozen."""
+"""The trunk's output, or the neck's (`encode.level`), once per train and val case -> data/encoded/frozen."""
 
 from nightshift import settings
 from nightshift.errors import run

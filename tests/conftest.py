@@ -3,22 +3,29 @@
 import csv
 import json
 import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 
-from nightshift import cases, settings, weights
+from nightshift import cases, encoder, lora, settings, training, weights
+from nightshift.arms import Arm, ArmCases
+from nightshift.compute import seed_everything
+from nightshift.encoding import encode
 from nightshift.errors import UserError
 from nightshift.files import write_json
 from nightshift.settings import Folder, Manifest, Simulated
+from nightshift.shards import Shards
 from nightshift.sources import COLUMNS, RawCase, raw_cases
 
 ROOT = Path(__file__).parents[1]
+CPU = torch.device("cpu")
 MANIFEST = Manifest(kind="manifest", path="set/manifest.csv", split="given")
 FOLDER = Folder(kind="folder", images="images", masks="masks", split="made")
 MINI = {
@@ -152,3 +159,33 @@ def prepared(checkout: Path) -> dict[str, cases.Cases]:
     numbers = {"train": range(5), "val": (5, 6), "test": (7, 8)}
     folder = checkout / "data/prepared"
     return {name: written(folder / name, [raw_case(i, f"p{i}") for i in some]) for name, some in numbers.items()}
+
+
+def new_arm(settings, start=1, adapt=False, seed=0) -> Arm:
+    seed_everything(seed)
+    arm = Arm(encoder.build(settings.preset), start, settings)
+    if adapt:
+        lora.add_adapters(arm.neck.trunk, settings.lora)
+    return arm
+
+
+def tokens_of(settings, cases, end, folder) -> Shards:
+    encode(encoder.build(settings.preset), cases, len(cases) if end else 0, end, "trunk", settings, folder)
+    return Shards(folder, "pt")
+
+
+def trained_arm(
+    settings, prepared, adapt=False, seed=0, tokens=None, kind=ArmCases
+) -> tuple[Arm, training.Trained, ArmCases]:
+    arm = new_arm(settings, adapt=adapt, seed=seed)
+    own = settings.train_for("lora" if adapt else "frozen")
+    parts = [kind(prepared["train"], tokens, settings), ArmCases(prepared["val"], None, settings)]
+    return (
+        arm,
+        training.train(arm, *parts, own, seed, CPU, Path(tempfile.mkdtemp(dir=".")), "lora" if adapt else "frozen"),
+        parts[0],
+    )
+
+
+def batch(count=2, side=56) -> torch.Tensor:
+    return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1

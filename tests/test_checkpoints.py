@@ -1,6 +1,7 @@
 """Losing work is impossible: a run that is killed anywhere goes on, and ends with the same bytes."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,14 +11,19 @@ import pytest
 import torch
 from conftest import ROOT
 
-from nightshift import checkpoints, encoder, encoding, files, loop, lora, training
+from nightshift import checkpoints, encoding, files, loop, lora, training
 from nightshift.errors import UserError
 from nightshift.files import read_json
 from nightshift.inventory import hash_folder
 
 # One stage in a process of its own, that kills itself (SIGKILL) at the N-th of some kind of event.
-KILLED = """
-import os, signal, sys
+SLOW = 0.5  # seconds
+KILLED = (
+    f"""
+SLOW = {SLOW}
+"""
+    + """
+import os, signal, sys, time
 from pathlib import Path
 event, number, stage = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 import torch
@@ -43,6 +49,12 @@ elif event == "step":
     training.Run.step = dies(True)(training.Run.step)
 elif event == "gradient":
     loop.add_gradients = dies(True)(loop.add_gradients)
+elif event == "slow_gradient":
+    real_gradients = dies(True)(loop.add_gradients)
+    def slow(*arguments):
+        time.sleep(SLOW)
+        return real_gradients(*arguments)
+    loop.add_gradients = slow
 elif event == "inside_write":
     real = checkpoints.save_file
     def half(tensors, path, metadata):
@@ -59,6 +71,7 @@ elif event == "after_move":
 from nightshift.errors import run
 run(import_module(f"stages.{stage}").main)
 """
+)
 
 
 @pytest.fixture
@@ -217,6 +230,27 @@ def test_a_full_disk_is_one_line_and_leaves_the_last_result(project):
     assert not list(Path("models").glob(".*"))
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt" or os.getuid() != 0, reason="mounting a small disk takes root")
+def test_a_disk_that_is_really_full_is_one_line_and_leaves_the_last_result(project):
+    """models/ on a disk of its own with room for what is there and half of it again."""
+    whole("frozen")
+    before, kept = outputs("frozen"), Path("kept")
+    Path("models").rename(kept)
+    Path("models").mkdir()
+    size = sum(path.stat().st_size for path in kept.rglob("*.*"))
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size * 3 // 2}", "tmpfs", "models"], check=True)
+    try:
+        shutil.copytree(kept, "models", dirs_exist_ok=True)
+        done = stage("train_frozen")
+        assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
+        assert done.stderr.startswith("error: ") and "no space left" in done.stderr
+        assert outputs("frozen") == before and not list(Path("models").glob(".*"))
+        assert list((checkpoints.FOLDER / "train_frozen").rglob("*.safetensors"))
+    finally:
+        subprocess.run(["umount", "models"], check=True)
+
+
 def test_a_disk_too_small_for_the_tokens_is_refused_before_it_starts(project, monkeypatch):
     monkeypatch.setattr("nightshift.encoding.shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000}))
     with pytest.raises(UserError, match=r"the tokens of 7 cases take .* are free; free some"):
@@ -268,5 +302,14 @@ def test_the_log_of_a_run_reads_well(project):
     assert lines[-1] == "frozen arm, 1 model(s): models/frozen"
     cost = read_json("reports/cost/train_frozen.json")
     assert cost["parameters_trained"] > 0 and cost["seconds_per_epoch"] > 0
-    assert read_json("reports/cost/encode_frozen.json")["cases"] == 7
-    assert encoder.count_parameters(torch.nn.Linear(2, 2)) == 6
+    assert cost["cases_per_second"] == pytest.approx(5 / cost["seconds_per_epoch"], rel=0.05)
+    encoded = read_json("reports/cost/encode_frozen.json")
+    assert (encoded["cases"], encoded["cases_before"]) == (7, 0) and encoded["cases_per_second"] > 0
+
+
+def test_the_time_of_a_killed_run_counts(project):
+    assert stage("encode_frozen").returncode == 0
+    assert stage("train_frozen", "slow_gradient", 7).returncode == -signal.SIGKILL
+    assert stage("train_frozen").returncode == 0
+    cost = read_json("reports/cost/train_frozen.json")
+    assert cost["seconds"] > 3 * cost["seconds_per_epoch"] > 6 * SLOW  # 6 of 9 steps were slow, and checkpointed

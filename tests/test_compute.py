@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nightshift import compute
+from nightshift import compute, errors
 from nightshift.errors import UserError
 
 
@@ -23,3 +23,16 @@ def test_a_seed_decides_every_generator_and_threads_are_fixed(checkout):
         compute.seed_everything(7)
         drawn.append(torch.rand(3))
     assert torch.equal(*drawn) and torch.get_num_threads() == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), torch.OutOfMemoryError("CUDA"), RuntimeError("DefaultCPUAllocator: can't allocate memory: 9")],
+)
+def test_too_little_memory_is_one_line(error, capsys):
+    def short():
+        raise error
+
+    with pytest.raises(SystemExit):
+        errors.run(short)
+    assert capsys.readouterr().err.startswith("error: out of memory: lower encoder.resolution")

@@ -15,7 +15,8 @@ from conftest import ROOT
 from safetensors.torch import load_file
 from test_checkpoints import project, stage  # noqa: F401, a fixture
 
-from nightshift import checkpoints, files
+from nightshift import checkpoints, files, ranks
+from nightshift.errors import UserError
 from nightshift.files import read_json
 from nightshift.inventory import hash_folder
 
@@ -123,3 +124,11 @@ def test_two_launchers_of_torchrun_are_one_run(project, change):  # noqa: F811
     assert stage("evaluate_lora").returncode == 0
     assert read_json("reports/evaluation/lora/metrics.json") == pytest.approx(evaluation, abs=1e-3)
     assert read_json("reports/cost/train_lora.json")["processes"] == 2
+
+
+def test_more_processes_than_gpus_are_refused(checkout, monkeypatch):
+    Path("hardware.yaml").write_text("device: cuda\nprocesses: 3\n")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(UserError, match="processes: 3, but there are 2 GPUs; set processes: 2"):
+        ranks.run("stages.train_lora")

@@ -258,3 +258,24 @@ def test_a_data_preset_that_is_no_mapping(checkout, change, text):
     (checkout / "conf/data/mine.yaml").write_text(text)
     change({"use.data": "mine"})
     assert message(lambda: settings.read().data).startswith("conf/data/mine.yaml: ")
+
+
+@pytest.mark.parametrize(
+    ("change", "value"),
+    [
+        ("lora.blocks={last:1}", {"last": 1}),
+        ("lora.blocks=[0,2]", [0, 2]),
+        ("train.learning_rate=1e-5", 1e-5),
+        ("encoder.weights=C:\\my models\\sam3.pt", "C:\\my models\\sam3.pt"),
+    ],
+)
+def test_changes_are_read_as_dvc_reads_them(checkout, change, value):
+    section, key = change.split("=")[0].split(".")
+    read = getattr(getattr(settings.read([change]), section), key)
+    assert read == value
+
+
+@pytest.mark.parametrize("change", ["lora.rank=4,8", "lora.rank", "rank=4", "~lora.rank", "lora.rank={"])
+def test_a_change_that_is_none_is_one_line(checkout, change):
+    with pytest.raises(UserError, match=r"^-S .*: expected"):
+        settings.read([change])

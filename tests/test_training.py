@@ -1,7 +1,6 @@
 """Training and measuring, with a very small encoder: conditioning, caching, repeatability, losses, metrics."""
 
 import math
-import tempfile
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -9,53 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import raw_case, written
-from monai.metrics import compute_dice, compute_hausdorff_distance, compute_iou
+from conftest import CPU, batch, new_arm, raw_case, tokens_of, trained_arm, written
 from PIL import Image
-from skimage.filters import gaussian
-from skimage.morphology import skeletonize
 from torch.utils.data import default_collate
 
-from nightshift import encoder, evaluation, lora, metrics, steps, training
-from nightshift.arms import Arm, ArmCases, angles_of, seen
-from nightshift.compute import autocast, seed_everything
-from nightshift.encoding import encode, encode_arm
+from nightshift import evaluation, lora, metrics, steps, training
+from nightshift.arms import ArmCases, angles_of
+from nightshift.compute import seed_everything
+from nightshift.encoding import encode_arm
 from nightshift.errors import UserError
 from nightshift.files import read_csv, read_json, write_json
 from nightshift.framing import square_to_frame
 from nightshift.inventory import hash_folder
 from nightshift.segmenter import Segmenter, view_features
-from nightshift.shards import Shards
-
-CPU = torch.device("cpu")
-
-
-def new_arm(settings, start=1, adapt=False, seed=0) -> Arm:
-    seed_everything(seed)
-    arm = Arm(encoder.build(settings.preset), start, settings)
-    if adapt:
-        lora.add_adapters(arm.neck.trunk, settings.lora)
-    return arm
-
-
-def tokens_of(settings, cases, end, folder) -> Shards:
-    encode(encoder.build(settings.preset), cases, len(cases) if end else 0, end, "trunk", settings, folder)
-    return Shards(folder, "pt")
-
-
-def run(settings, prepared, adapt=False, seed=0, tokens=None, kind=ArmCases) -> tuple[Arm, training.Trained, ArmCases]:
-    arm = new_arm(settings, adapt=adapt, seed=seed)
-    own = settings.train_for("lora" if adapt else "frozen")
-    parts = [kind(prepared["train"], tokens, settings), ArmCases(prepared["val"], None, settings)]
-    return (
-        arm,
-        training.train(arm, *parts, own, seed, CPU, Path(tempfile.mkdtemp(dir=".")), "lora" if adapt else "frozen"),
-        parts[0],
-    )
-
-
-def batch(count=2, side=56) -> torch.Tensor:
-    return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
 def test_view_features_are_periodic():
@@ -103,22 +68,6 @@ def test_detail_is_a_stem_of_the_image(small, detail):
         assert not torch.allclose(head(changed, angles, batch()), head(levels, angles, batch()), atol=1e-4)
 
 
-@torch.no_grad()
-@pytest.mark.parametrize("detail", [True, False])
-@pytest.mark.parametrize("start", [1, 3])
-def test_kept_tokens_give_what_images_give(small, prepared, tmp_path, start, detail):
-    settings = small({"head.detail": detail})
-    kept = ArmCases(prepared["train"], tokens_of(settings, prepared["train"], start, tmp_path / "t"), settings)
-    images = ArmCases(prepared["train"], None, settings)
-    assert tokens_of(settings, prepared["train"], 0, tmp_path / "none").index == {}
-    arm = new_arm(settings, start).eval()
-    for i in range(len(kept)):
-        assert set(kept[i]) == {"index", "angles", "target", "tokens"} | ({"images"} if detail else set())
-        one, other = (steps.forward(arm, default_collate([part[i]]), CPU) for part in (kept, images))
-        torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
-        assert torch.equal(kept[i]["target"], images[i]["target"])
-
-
 def test_training_mode_leaves_the_encoder_in_eval_mode(small):
     arm = new_arm(small({"lora.dropout": 0.5}), adapt=True)
     for mode in (True, False):
@@ -135,19 +84,19 @@ def test_training_mode_leaves_the_encoder_in_eval_mode(small):
 def test_same_seed_same_bits_and_only_what_should_be_trained(small, prepared, adapt):
     settings = small({"lora.dropout": 0.1})
     before = new_arm(settings, adapt=adapt).state_dict()
-    arm, one, _ = run(settings, prepared, adapt)
-    again, two, _ = run(settings, prepared, adapt)
+    arm, one, _ = trained_arm(settings, prepared, adapt)
+    again, two, _ = trained_arm(settings, prepared, adapt)
     assert one.curves == two.curves
     assert (one.epoch, one.threshold, one.val_dice) == (two.epoch, two.threshold, two.val_dice)
     assert all(torch.equal(a, b) for a, b in zip(arm.state_dict().values(), again.state_dict().values(), strict=True))
-    assert run(settings, prepared, adapt, seed=1)[1].curves != one.curves
+    assert trained_arm(settings, prepared, adapt, seed=1)[1].curves != one.curves
     state = arm.state_dict()
     changed = {name for name in state if not torch.equal(state[name], before[name])}
     assert changed == {n for n in state if n.startswith("segmenter.") or (adapt and "lora_" in n)}
 
 
 def test_the_best_epoch_is_kept(small, prepared):
-    arm, best, _ = run(small({"train.epochs": 6, "train.learning_rate": 0.05}), prepared, seed=2)
+    arm, best, _ = trained_arm(small({"train.epochs": 6, "train.learning_rate": 0.05}), prepared, seed=2)
     dice = [row["val_dice"] for row in best.curves]
     assert [row["epoch"] for row in best.curves] == [1, 2, 3, 4, 5, 6]
     assert dice.index(max(dice)) == best.epoch - 1 < 5  # or this would not be seen
@@ -170,22 +119,22 @@ class Seen(ArmCases):
 
 def test_both_arms_see_the_same_order(small, prepared):
     settings = small({"lora.dropout": 0.5})
-    orders = [run(settings, prepared, adapt, kind=Seen)[2].order for adapt in (False, True)]
+    orders = [trained_arm(settings, prepared, adapt, kind=Seen)[2].order for adapt in (False, True)]
     assert orders[0] == orders[1]
     assert sorted(orders[0][:5]) == sorted(orders[0][5:]) == list(range(5))
-    assert run(settings, prepared, seed=1, kind=Seen)[2].order != orders[0]
+    assert trained_arm(settings, prepared, seed=1, kind=Seen)[2].order != orders[0]
 
 
 def test_a_loss_that_is_not_finite_names_the_case(small, prepared, tmp_path, monkeypatch):
     settings = small({"train.batch_size": 1})
     monkeypatch.setattr(Seen, "broken", 3)
     with pytest.raises(UserError, match=r"the loss is not finite in epoch 1, cases case-3;"):
-        run(settings, prepared, kind=Seen)
+        trained_arm(settings, prepared, kind=Seen)
     tokens = tokens_of(settings, prepared["train"], 1, tmp_path / "t")
     values = {name: tokens[name] for name in tokens.index}
     values["tokens.2"][0, 0, 0] = math.nan  # as from a frame that is not finite
     with pytest.raises(UserError, match="cases case-2;"):
-        run(
+        trained_arm(
             settings,
             prepared,
             tokens=type("Tokens", (), {"__getitem__": lambda _, name: values[name], "index": values})(),
@@ -208,7 +157,7 @@ def test_learning_rate_by_hand(small, prepared):
     assert factors == pytest.approx([0.5, 1, *(0.5 * (1 + math.cos(math.pi * k / 18)) for k in range(19))])
     assert steps.learning_rate_factor(0, 20, 0.0) == 1
     settings = small({"train.epochs": 4, "train.batch_size": 5, "train.warmup": 0.5})
-    curves = run(settings, prepared)[1].curves
+    curves = trained_arm(settings, prepared)[1].curves
     arm, item = new_arm(settings), default_collate(list(ArmCases(prepared["train"], None, settings)))
     optimiser = torch.optim.AdamW(arm.segmenter.parameters(), weight_decay=settings.train.weight_decay)
     for factor, expected in zip((0.5, 1, 1, 0.5), curves, strict=True):
@@ -218,41 +167,6 @@ def test_learning_rate_by_hand(small, prepared):
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-
-
-def random_masks(count=20):
-    random = np.random.default_rng(0)
-    for i in range(count):
-        pair = (gaussian(random.normal(size=(40, 53)), 1 + i / 8) for _ in range(2))
-        first, second = (x > np.quantile(x, 0.5 + i / 45) for x in pair)
-        yield (first, second) if i % 2 else (first | second, second)
-
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(("mask", "truth"), random_masks())
-def test_metrics_are_those_of_monai_and_scikit_image(mask, truth):
-    found = metrics.all_metrics(mask, truth.astype(np.uint8))
-    pair = [torch.from_numpy(m)[None, None].float() for m in (mask, truth)]
-    assert found["dice"] == pytest.approx(compute_dice(*pair).item(), abs=1e-6)
-    assert found["iou"] == pytest.approx(compute_iou(*pair).item(), abs=1e-6)
-    distance = compute_hausdorff_distance(*pair, include_background=True, percentile=95).item()
-    assert found["hd95"] == pytest.approx(distance, abs=1e-6)
-    assert found["precision"] == pytest.approx((mask & truth).sum() / mask.sum())
-    assert found["recall"] == pytest.approx((mask & truth).sum() / truth.sum())
-    lines = [skeletonize(m) for m in (mask, truth)]
-    precision, recall = (lines[0] & truth).sum() / lines[0].sum(), (lines[1] & mask).sum() / lines[1].sum()
-    assert found["cldice"] == pytest.approx(2 * precision * recall / (precision + recall))
-
-
-@pytest.mark.filterwarnings("error")
-def test_metrics_of_empty_masks():
-    empty, full = np.zeros((30, 40), bool), np.ones((30, 40), bool)
-    overlaps = ("dice", "iou", "cldice", "precision", "recall")
-    assert metrics.all_metrics(empty, empty) == dict.fromkeys(overlaps, 1.0) | {"hd95": 0.0}
-    for pair in ((empty, full), (full, empty)):
-        assert metrics.all_metrics(*pair) == dict.fromkeys(overlaps, 0.0) | {"hd95": 50.0}
-    assert metrics.cldice(full & (np.arange(40) < 5), full & (np.arange(40) > 30)) == 0
-    assert metrics.dice_at_thresholds(full / 2, full).tolist() == [1.0] * 8 + [0.0] * 9  # above 0.5 means not 0.5
 
 
 def test_evaluation_is_at_native_size(small, prepared, tmp_path):
@@ -303,121 +217,3 @@ def test_an_arm_from_prepared_to_evaluated(small, prepared, name):
     dice = read_json(f"reports/evaluation/{name}/metrics.json")["dice"]
     assert dice == pytest.approx(np.mean([float(r["dice"]) for r in rows]), abs=2e-6)
     assert len(read_csv(f"reports/curves/{name}.csv")) == 2 * settings.train_for(name).epochs
-
-
-def step_of(settings, prepared, adapt=True):
-    """Loss and gradients of one step of the LoRA arm on both val cases."""
-    arm = new_arm(settings, start=0, adapt=adapt)
-    batch = default_collate([ArmCases(prepared["val"], None, settings)[i] for i in range(2)])
-    loss = steps.add_gradients(arm, batch, settings.train_for("lora"), CPU)
-    return loss, {name: p.grad for name, p in arm.named_parameters() if p.grad is not None}
-
-
-@pytest.mark.parametrize(
-    "key, value", [("train.micro_batch", 1), ("lora.micro_batch", 1), ("lora.activation_checkpointing", True)]
-)
-def test_what_saves_memory_changes_nothing_else(small, prepared, key, value):
-    loss, gradients = step_of(small({"train.micro_batch": "all"}), prepared)
-    same, others = step_of(small({key: value}), prepared)
-    torch.testing.assert_close(loss, same, rtol=1e-6, atol=0)
-    assert gradients.keys() == others.keys() and len(gradients) > 20
-    for name, gradient in gradients.items():
-        torch.testing.assert_close(gradient, others[name], rtol=1e-4, atol=1e-7)
-
-
-def test_checkpointed_blocks_run_again_in_the_backward_pass(small, prepared):
-    calls = []
-    for checkpointing in (False, True):
-        settings = small({"lora.activation_checkpointing": checkpointing, "encoder.resolution": 56})
-        arm = new_arm(settings, start=1, adapt=True)
-        arm.neck.trunk.blocks[2].register_forward_pre_hook(lambda *_: calls.append(checkpointing))  # noqa: B023
-        tokens = torch.rand(1, 4, 4, 32)
-        arm(tokens, torch.zeros(1, 2), None).sum().backward()
-        with torch.no_grad():
-            arm(tokens, torch.zeros(1, 2), None)
-    assert calls == [False] * 2 + [True] * 3
-
-
-@pytest.mark.parametrize("detail", [False, True])
-def test_bf16_is_close_keeps_float32_where_it_matters_and_trains(small, prepared, detail):
-    full = small({"head.detail": detail})
-    settings = small({"head.detail": detail, "encoder.precision": "bf16"})
-    seed_everything(0)
-    arm = Arm(encoder.configured(settings), 0, settings)
-    lora.add_adapters(arm.neck.trunk, settings.lora)
-    attention = arm.neck.trunk.blocks[1].attn
-    assert {attention.rope_cos.dtype, attention.qkv.lora_A["default"].weight.dtype} == {torch.float32}
-    assert attention.qkv.base_layer.weight.dtype == torch.bfloat16
-    x = batch()
-    with torch.no_grad():
-        logits, expected = (one.eval()(None, torch.zeros(2, 2), x) for one in (arm, new_arm(full, start=0, adapt=True)))
-    assert logits.dtype == torch.float32
-    assert 0 < (logits - expected).norm() / expected.norm() < 0.02
-    halved, cast = encoder.build(settings.preset), encoder.build(settings.preset)
-    encoder.halve(halved, torch.bfloat16)
-    with torch.no_grad(), autocast(CPU, "bf16"):
-        assert torch.equal(halved.trunk(x)[-1], cast.trunk(x)[-1])
-    arm, trained, _ = run(settings, prepared, adapt=True)
-    assert trained.val_dice > 0
-
-
-def test_encoding_and_training_meet_in_bf16(small, prepared):
-    for name, arm in (("frozen", 3), ("lora", 1)):
-        settings = small({"encoder.precision": "bf16"})
-        encode_arm(name, settings, end=arm)
-        tokens = Shards(Path("data/encoded") / name / "train", "pt")
-        with torch.no_grad(), autocast(CPU, "bf16"):
-            image = ArmCases(prepared["train"], None, settings)[0]["images"][None]
-            again = encoder.run_prefix(encoder.configured(settings).trunk, image, arm)
-        torch.testing.assert_close(tokens["tokens.0"].float(), again[0], rtol=0.02, atol=0.02)
-
-
-def test_kept_levels_of_the_neck_train_like_kept_tokens(small, prepared, tmp_path):
-    losses = []
-    for level in ("trunk", "neck"):
-        settings = small({"encode.level": level})
-        encode_arm("frozen", settings, end=3)
-        kept = Shards(Path("data/encoded/frozen/train"), "pt")
-        parts = [ArmCases(prepared["train"], kept, settings), ArmCases(prepared["val"], None, settings)]
-        assert set(parts[0][0]) - {"index", "angles", "target"} == (
-            {"tokens"} if level == "trunk" else {"level.0", "level.1", "level.2"}
-        )
-        arm = new_arm(settings, start=3)
-        folder = tmp_path / level
-        trained = training.train(arm, *parts, settings.train_for("frozen"), 0, CPU, folder, "frozen")
-        losses.append([row["train_loss"] for row in trained.curves])
-    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
-
-
-def test_a_mirrored_case_is_left_for_right_and_lao_for_rao(small, prepared):
-    settings = small({"encode.flips": True})
-    cases = prepared["train"]
-    for i in range(len(cases)):
-        plain, mirrored = cases[i], seen(cases, i + len(cases))
-        assert np.array_equal(mirrored.mask[:, ::-1], plain.mask) and np.array_equal(
-            mirrored.frame[:, ::-1], plain.frame
-        )
-        assert mirrored.angles == (-plain.angles[0], plain.angles[1])
-    encode_arm("lora", settings, end=1)
-    kept, images = (
-        ArmCases(cases, shards, settings) for shards in (Shards(Path("data/encoded/lora/train"), "pt"), None)
-    )
-    arm = new_arm(settings).eval()
-    for i in (1, 1 + len(cases)):
-        with torch.no_grad():
-            one, other = (steps.forward(arm, default_collate([part[i]]), CPU) for part in (kept, images))
-        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
-    assert set(Shards(Path("data/encoded/lora/val")).index) == {"tokens.0", "tokens.1"}
-    drawn = [i for epoch in range(20) for part in training._order(kept, 2, 0, epoch) for i in part]
-    assert set(drawn) == set(range(2 * len(cases)))
-    per_epoch = sorted(i % len(cases) for part in training._order(kept, 2, 0, 3) for i in part)
-    assert per_epoch == list(range(len(cases)))
-
-
-def test_fp16_trains_and_an_overflow_skips_the_step(small, prepared, monkeypatch):
-    settings = small({"encoder.precision": "fp16", "train.epochs": 3})
-    _, trained, _ = run(settings, prepared, adapt=True)
-    assert all(math.isfinite(row["train_loss"]) for row in trained.curves)
-    assert trained.curves[-1]["train_loss"] < trained.curves[0]["train_loss"]
-    full = run(small({"encoder.precision": "fp32"}), prepared, adapt=True)[1]
-    assert trained.curves[0]["train_loss"] == pytest.approx(full.curves[0]["train_loss"], rel=0.05)

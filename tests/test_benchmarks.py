@@ -1,0 +1,44 @@
+"""The GPU's rows of `make bench`, on the CPU and very small: that they run and what they count, not how fast."""
+
+import shutil
+
+import pytest
+import torch
+
+from benchmarks import gpu
+from nightshift import encoder
+from nightshift.compute import seed_everything
+
+CPU = torch.device("cpu")
+
+
+def test_encoding_counts_what_the_products_cost(small):
+    settings = small({"encoder.precision": "bf16"})
+    rows = {row["name"]: row["value"] for row in gpu.encode_rows(settings, CPU, side=64)}
+    assert set(rows) == {"encode_tflops", "encode_over_matmul_peak"} and all(value > 0 for value in rows.values())
+
+
+def test_the_counted_products_are_those_of_the_trunk(small, monkeypatch):
+    """Twice the multiplications of every Linear, patch embedding and attention, by hand."""
+    settings, counted = small({"encoder.precision": "bf16"}), []
+    real = gpu.FlopCounterMode.get_total_flops
+    monkeypatch.setattr(gpu.FlopCounterMode, "get_total_flops", lambda self: counted.append(real(self)) or counted[0])
+    list(gpu.encode_rows(settings, CPU, side=64))
+    trunk, tokens = encoder.build(settings.preset).trunk, 4 * 4 * 4
+    weights = sum(m.weight.numel() for m in trunk.modules() if isinstance(m, torch.nn.Linear | torch.nn.Conv2d))
+    attended = 4 + 16 + 16  # keys of a query: the window of block 0, everything in blocks 1 and 2
+    assert counted[0] == 2 * tokens * (weights + 2 * attended * settings.preset.embed_dim)
+
+
+@pytest.mark.parametrize(
+    "compiled",
+    [False, pytest.param(True, marks=[pytest.mark.slow, pytest.mark.skipif(not shutil.which("g++"), reason="no g++")])],
+)
+def test_a_step_of_the_lora_arm_is_timed(small, compiled):
+    seed_everything(0)
+    rows = list(gpu.step_rows(small(), CPU, compiled))
+    word = "on" if compiled else "off"
+    assert [row["name"] for row in rows] == [
+        f"lora_step_1008_batch2_compile_{word}_{what}" for what in ("seconds", "peak")
+    ]
+    assert rows[0]["value"] > 0
