@@ -43,18 +43,29 @@ class Arm(nn.Module):
                 module.train(mode)
         return self
 
+    def features(self, tokens: Tensor | None, images: Tensor | None) -> Tensor:
+        """The trunk's output (B, D, g, g) from kept `tokens` or, where they are None, from `images`."""
+        with self._precision():
+            if tokens is None:
+                with torch.no_grad():
+                    tokens = encoder.run_prefix(self.neck.trunk, images, self.start)
+            return encoder.run_suffix(self.neck.trunk, tokens, self.start, self.checkpointing)
+
+    def levels(self, features: Tensor) -> list[Tensor]:
+        """The neck's levels of the trunk's output."""
+        with self._precision():
+            return encoder.neck_levels(self.neck, features)
+
+    def _precision(self) -> torch.autocast:
+        return autocast(next(self.segmenter.parameters()).device, self.precision)
+
     def forward(
         self, tokens: Tensor | None, angles: Tensor | None, images: Tensor | None, levels: list[Tensor] | None = None
     ) -> Tensor:
         """From kept `levels` of the neck, kept `tokens` of the prefix or, where both are None, from `images`."""
-        trunk = self.neck.trunk
-        with autocast(next(self.segmenter.parameters()).device, self.precision):
-            if levels is None:
-                if tokens is None:
-                    with torch.no_grad():
-                        tokens = encoder.run_prefix(trunk, images, self.start)
-                features = encoder.run_suffix(trunk, tokens, self.start, self.checkpointing)
-                levels = encoder.neck_levels(self.neck, features)
+        if levels is None:
+            levels = self.levels(self.features(tokens, images))
+        with self._precision():
             logits = self.segmenter(levels, angles, images)
         return F.interpolate(logits.float(), (self.resolution, self.resolution), mode="bilinear", align_corners=False)
 

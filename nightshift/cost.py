@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nightshift.files import write_json
+from nightshift.settings import hardware
 
 
 @contextmanager
@@ -28,6 +29,7 @@ def recorded(stage: str) -> Iterator[dict[str, Any]]:
         "peak_memory_bytes": peak_memory(),
         "peak_device_memory_bytes": peak_device_memory(),
         **extra,
+        "threads": hardware().threads,
         "machine": machine(),
         "revision": revision(),
     }

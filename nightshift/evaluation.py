@@ -1,5 +1,11 @@
-"""A trained arm on the test cases: one probability map per case, at its native size, and how well its mask fits."""
+"""A trained arm on the test cases: how well its mask fits, and what it loses without the right view or the encoder.
 
+The model sees the frame as a square; its vessel map goes back through the exact inverse (nightshift/framing.py) and is
+measured at the frame's own size. Threshold and epoch come from the card, that is from validation.
+"""
+
+import random
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -8,28 +14,52 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from torch import Tensor
 
 from nightshift import checkpoints, cost, encoder
 from nightshift.arms import MODELS, Arm, angles_of
-from nightshift.cases import PREPARED, Case, Cases
+from nightshift.cases import PREPARED, Cases
 from nightshift.compute import device, seed_everything
 from nightshift.files import read_json, replacing, write_csv, write_json
 from nightshift.framing import frame_to_square, square_to_frame
-from nightshift.metrics import all_metrics
+from nightshift.metrics import MEASURES, all_metrics
 from nightshift.progress import bar
 from nightshift.settings import ArmName, Settings
+from nightshift.views import FAR, Angles, apart
 
-MEASURES = ("dice", "iou", "cldice", "hd95", "precision", "recall")
-COLUMNS = ("seed", "case_id", "patient_id", "primary_angle", "secondary_angle", *MEASURES)
+WHO = ("seed", "case_id", "patient_id", "primary_angle", "secondary_angle")
+COLUMNS = (*WHO, *MEASURES)
+ABLATIONS = ("seed", "case_id", "patient_id", "ablation", "dice")
+FULL = 2**16 - 1  # a vessel map's 1: maps are kept as 16-bit pictures, and masks are cut from what is kept
 
 
-def probability(arm: Arm, case: Case, settings: Settings) -> np.ndarray:
-    """The vessel map of one frame, (H, W) in [0, 1], from the image through every block of the encoder."""
-    image = frame_to_square(case.frame, settings.resolution)[None].to(device())
-    angles = torch.tensor([angles_of(case, settings.view.mode)], device=device())
-    with torch.no_grad():
-        logits = arm(None, angles, image)
-    return square_to_frame(logits.sigmoid()[0, 0].cpu(), *case.frame.shape).numpy()
+class Vessels:
+    """Vessel maps of one frame (H, W) by an arm; trunk and neck run once, whatever is asked about the view."""
+
+    def __init__(self, arm: Arm, frame: np.ndarray, resolution: int) -> None:
+        self.arm, self.size = arm, frame.shape
+        self.image = frame_to_square(frame, resolution)[None].to(device())
+        with torch.no_grad():
+            self.features = arm.features(None, self.image)
+            self.levels = arm.levels(self.features)
+
+    @torch.no_grad()
+    def map(self, angles: Angles, tokens: bool = True) -> np.ndarray:
+        """(H, W) uint16, FULL is 1. Without `tokens` the trunk's are all their mean: they no longer say where."""
+        levels = self.levels if tokens else self.arm.levels(_averaged(self.features))
+        logits = self.arm(None, torch.tensor([angles], device=device()), self.image, levels)
+        vessel = square_to_frame(logits.sigmoid()[0, 0].cpu(), *self.size)
+        return (vessel.double() * FULL).round().numpy().astype(np.uint16)
+
+
+def _averaged(features: Tensor) -> Tensor:
+    """(B, D, g, g), every token the mean of all. Before the neck, which could tell tokens apart."""
+    return features.mean((2, 3), keepdim=True).expand_as(features)
+
+
+def cut(vessels: np.ndarray, threshold: float) -> np.ndarray:
+    """The mask, (H, W) bool, of a map as `Vessels` makes it."""
+    return vessels > threshold * FULL
 
 
 def evaluate(
@@ -39,17 +69,45 @@ def evaluate(
     card: dict[str, Any],
     pictures: Path,
     progress: Callable[[Iterable], Iterable],
-) -> list[dict[str, Any]]:
-    """A row (COLUMNS) per case at the card's threshold; the masks go to pictures/prediction-SEED-NNNNN.png."""
-    rows = []
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """A row (COLUMNS) per case at the card's threshold, and one (ABLATIONS) per case and ablation.
+
+    Maps and masks go to pictures/probability-SEED-NNNNN.png and prediction-SEED-NNNNN.png.
+    """
+    rows, ablated, seed = [], [], card["seed"]
     for i in progress(range(len(cases))):
         case = cases[i]
-        mask = probability(arm, case, settings) > card["threshold"]
-        _save(mask, pictures / f"prediction-{card['seed']}-{i:05d}.png")
-        primary, secondary = case.angles or ("", "")
-        who = (card["seed"], case.case_id, case.patient_id, primary, secondary)
-        rows.append(dict(zip(COLUMNS, who, strict=False)) | all_metrics(mask, case.mask))
-    return rows
+        angles, vessels = angles_of(case, settings.view.mode), Vessels(arm, case.frame, settings.resolution)
+        found = vessels.map(angles)
+        mask = cut(found, card["threshold"])
+        Image.fromarray(found).save(pictures / f"probability-{seed}-{i:05d}.png")
+        _save(mask, pictures / f"prediction-{seed}-{i:05d}.png")
+        who = dict(zip(WHO, (seed, case.case_id, case.patient_id, *(case.angles or ("", ""))), strict=True))
+        rows.append(who | all_metrics(mask, case.mask))
+        asked = {"no_tokens": (angles, False)}
+        if case.angles is not None:
+            asked |= {"zero_angles": ((0.0, 0.0), True)}
+            if (elsewhere := wrong_angles(cases, i)) is not None:
+                asked |= {"wrong_angles": (elsewhere, True)}
+        for name, (seen, tokens) in asked.items():
+            dice = all_metrics(cut(vessels.map(seen, tokens), card["threshold"]), case.mask)["dice"]
+            ablated.append({key: who[key] for key in ABLATIONS[:3]} | {"ablation": name, "dice": dice})
+    return rows, ablated
+
+
+def wrong_angles(cases: Cases, i: int) -> Angles | None:
+    """The angles of another case at least FAR degrees away, always the same one; None where there is none.
+
+    None too where case i has no angles itself: any could be its own.
+    """
+    views = [_known(row) for row in cases.rows]
+    own = views[i]
+    far = [view for view in views if view is not None and own is not None and apart(view, own) >= FAR]
+    return random.Random(i).choice(far) if far else None  # noqa: S311, no secret
+
+
+def _known(row: dict[str, str]) -> Angles | None:
+    return (float(row["primary_angle"]), float(row["secondary_angle"])) if row["primary_angle"] else None
 
 
 def write_pictures(cases: Cases, pictures: Path) -> None:
@@ -78,17 +136,30 @@ def evaluate_arm(name: ArmName, settings: Settings, open_adapters: Callable[[enc
     cases, out = Cases(PREPARED / "test"), Path("reports/evaluation") / name
     checkpoints.tidy(f"train_{name}", MODELS / name)
     rows: list[dict[str, Any]] = []
-    with cost.recorded(f"evaluate_{name}"), replacing(out / "pictures") as pictures:
+    ablated: list[dict[str, Any]] = []
+    with cost.recorded(f"evaluate_{name}") as record, replacing(out / "pictures") as pictures:
         seed_everything(0)
         pictures.mkdir()
         write_pictures(cases, pictures)
+        start = time.perf_counter()
         for model in sorted((MODELS / name).iterdir()):
             card = read_json(model / "card.json")
-            arm = Arm(encoder.configured(settings), settings.preset.depth, settings)
-            open_adapters(arm.neck.trunk, model)
-            arm.segmenter.load_state_dict(load_file(model / "head.safetensors"))
+            arm = open_arm(model, settings, open_adapters)
             progress = bar(f"evaluate {name}, seed {card['seed']}", "case")
-            rows += evaluate(arm.to(device()).eval(), cases, settings, card, pictures, progress)
+            for found, more in zip(
+                (rows, ablated), evaluate(arm, cases, settings, card, pictures, progress), strict=True
+            ):
+                found += more
+        record |= {"cases": len(cases), "cases_per_second": round(len(rows) / (time.perf_counter() - start), 3)}
     write_csv(out / "cases.csv", COLUMNS, rows)
+    write_csv(out / "ablations.csv", ABLATIONS, ablated)
     write_json(out / "metrics.json", means(rows))
     print(f"{name} arm on {len(cases)} test cases: {out.as_posix()}")
+
+
+def open_arm(model: Path, settings: Settings, open_adapters: Callable[[encoder.ViT, Path], Any]) -> Arm:
+    """The trained arm in models/ARM/seed-N, ready to be asked."""
+    arm = Arm(encoder.configured(settings), settings.preset.depth, settings)
+    open_adapters(arm.neck.trunk, model)
+    arm.segmenter.load_state_dict(load_file(model / "head.safetensors"))
+    return arm.to(device()).eval()

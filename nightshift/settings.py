@@ -1,6 +1,6 @@
 """Settings, read once and typed: params.yaml, the presets in conf/ that it names, and an optional hardware.yaml.
 
-A preset says what a thing *is* (the sizes of an encoder, the source of a data set), params.yaml what we *do* with it.
+A preset says what a thing *is* (nightshift/presets.py), params.yaml what we *do* with it.
 `train` holds for both arms; `frozen` and `lora` may each override any key of it for themselves. What must never cause a
 rerun (device, threads) is in hardware.yaml, read from DVC_ROOT because a queued run does not see ignored files.
 """
@@ -9,98 +9,32 @@ import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError
 
 from nightshift.errors import UserError, nearest
 from nightshift.parsing import read_yaml
+from nightshift.presets import (
+    SOURCES,
+    Data,
+    Encoder,
+    Folder,
+    Fraction,
+    Manifest,
+    Positive,
+    Rate,
+    Section,
+    Simulated,
+)
 
 ArmName = Literal["frozen", "lora"]
 SYNTHETIC = Path("data/raw/synthetic")
-
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-Positive = Annotated[int, Field(ge=1)]
-Rate = Annotated[float, Field(gt=0)]
-
-
-class Section(BaseModel):
-    """Strict: an unknown key or a value of another type is an error."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class Use(Section):
     encoder: str
     data: str
-
-
-class Encoder(Section):
-    """What an encoder is: the arguments of sam3's `ViT` and `Sam3DualViTDetNeck`. Sides in pixels, window in tokens."""
-
-    img_size: Positive
-    pretrain_img_size: Positive
-    patch_size: Positive
-    embed_dim: Positive
-    depth: Positive
-    num_heads: Positive
-    mlp_ratio: Rate
-    drop_path_rate: Fraction
-    window_size: Positive
-    global_blocks: list[Annotated[int, Field(ge=0)]]
-    d_model: Positive
-    seed: Annotated[int, Field(ge=0)]
-
-    @model_validator(mode="after")
-    def check(self) -> Self:
-        if self.embed_dim % (4 * self.num_heads):
-            raise ValueError(f"embed_dim {self.embed_dim} must be a multiple of 4 x num_heads ({4 * self.num_heads})")
-        if max(self.global_blocks, default=-1) != self.depth - 1:
-            raise ValueError(f"the last of global_blocks must be the last block, {self.depth - 1}")
-        if self.img_size % self.patch_size or self.pretrain_img_size % self.patch_size:
-            raise ValueError(f"img_size and pretrain_img_size must be multiples of patch_size {self.patch_size}")
-        return self
-
-
-class Simulated(Section):
-    """Synthetic angiograms; see `nightshift.simulator.Simulation` for what each number means."""
-
-    kind: Literal["simulated"]
-    patients: Positive
-    views: Positive
-    size: Positive
-    frames: Positive
-    target: Literal["artery", "tree"]
-    artery: Literal["LAD", "LCX", "RCA"]
-    val: Fraction
-    test: Fraction
-    seed: Annotated[int, Field(ge=0)]
-    split: Literal["given", "made"]
-
-
-class Manifest(Section):
-    """A CSV with one row per case, in the user's own schema; paths in it are relative to it."""
-
-    kind: Literal["manifest"]
-    path: str
-    split: Literal["given", "made"]
-
-
-class Folder(Section):
-    """Two folders of pictures paired by name, no angles, no patients."""
-
-    kind: Literal["folder"]
-    images: str
-    masks: str
-    split: Literal["made"]
-
-
-SOURCES = {"simulated": Simulated, "manifest": Manifest, "folder": Folder}
-
-
-class Data(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    source: Annotated[Simulated | Manifest | Folder, Field(discriminator="kind")]
 
 
 class EncoderUse(Section):
@@ -170,6 +104,12 @@ class Frozen(Section):
     warmup: Fraction | None = None
 
 
+class Compare(Section):
+    """`level`: of significance; the verdict is undecided unless p is below it, and p never falls below 1/10,000."""
+
+    level: Annotated[float, Field(ge=0.001, lt=0.5)]
+
+
 class Lora(Frozen):
     """The adapter, and overrides of `train`. `targets`: Linear layers of a block, as `attn.qkv`, `mlp.fc1`."""
 
@@ -205,6 +145,7 @@ class Settings(Section):
     train: Train
     frozen: Frozen
     lora: Lora
+    compare: Compare
 
     @cached_property
     def preset(self) -> Encoder:

@@ -16,32 +16,40 @@ observed mean, so p(t) only falls on both sides of it, and the interval is read 
 import math
 from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
+from statistics import fmean
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from nightshift.errors import UserError
 
-ALPHA = 0.05
 EXACT_UNITS = 14  # 16384 patterns; above, DRAWS of them
 DRAWS = 9999
-FEWEST_UNITS = math.ceil(math.log2(2 / ALPHA))  # below, even the most extreme pattern has p = 2 / 2^n >= ALPHA
-MEASURES = ("dice", "iou", "cldice", "hd95", "precision", "recall")
+POWER = 0.8  # of the study that `patients_needed` plans
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Paired:
-    """Mean difference, its 95 % interval (None: unbounded, fewer than FEWEST_UNITS units) and the two-sided p."""
+    """Mean difference, its interval (None: unbounded, fewer than `fewest_units`) and the two-sided p."""
 
     delta: float
-    ci95: tuple[float, float] | None
+    interval: tuple[float, float] | None
     p: float
 
 
-def sign_flip_test(differences: np.ndarray) -> Paired:
-    """Test `differences` (n,), one per unit, for a mean of zero; p < ALPHA exactly when the interval excludes 0.
+def fewest_units(level: float) -> int:
+    """Below, even the most extreme of the 2^n patterns has p = 2 / 2^n >= level."""
+    return math.floor(math.log2(2 / level)) + 1
+
+
+def sign_flip_test(differences: np.ndarray, level: float = 0.05) -> Paired:
+    """Test `differences` (n,), one per unit, for a mean of zero; p < level exactly when the interval excludes 0.
+
+    The interval holds the true mean with a probability of 1 - level.
 
     scipy.stats.permutation_test(permutation_type="samples") gives the same p, but not its sign patterns: an interval
     would be a search with one call per shift tried.
@@ -55,11 +63,13 @@ def sign_flip_test(differences: np.ndarray) -> Paired:
     low, high = ends.min(axis=0) - slack, ends.max(axis=0) + slack
     total = len(flips)
     p = np.count_nonzero((low <= 0) & (high >= 0)) / total
-    rejecting = np.count_nonzero(np.arange(1, total + 1) / total < ALPHA)  # this many patterns are still too few
-    interval = float(np.sort(low)[rejecting]), float(np.sort(high)[-1 - rejecting])
+    rejecting = np.count_nonzero(np.arange(1, total + 1) / total < level)  # this many patterns are still too few
+    last = total - 1 - rejecting
+    interval = float(np.partition(low, rejecting)[rejecting]), float(np.partition(high, last)[last])
     return Paired(float(differences.mean()), interval if np.isfinite(interval).all() else None, p)
 
 
+@lru_cache(maxsize=8)
 def sign_patterns(n: int) -> np.ndarray:
     """Which of n units are flipped, (patterns, n) bool, the unflipped one first: all 2^n, or that one and DRAWS."""
     if n <= EXACT_UNITS:
@@ -68,29 +78,86 @@ def sign_patterns(n: int) -> np.ndarray:
     return np.concatenate([np.zeros((1, n), dtype=bool), drawn])
 
 
-def compare(frozen: list[Row], lora: list[Row], measure: str) -> dict[str, Any]:
+def compare(frozen: list[Row], lora: list[Row], measure: str, level: float = 0.05) -> dict[str, Any]:
     """Means over units, LoRA's difference, interval and p, to six decimals; rows as in evaluation's cases.csv.
 
-    Means are over units too, so that the difference of the means is the mean difference.
-    Raises UserError if the arms do not have the same cases.
+    Means are over units too, so that the difference of the means is the mean difference. `interval` belongs to `level`,
+    `ci95` is the one at 0.05. Raises UserError if the arms do not have the same cases.
     """
     check_same_cases(frozen, lora)
     a, b = per_unit(frozen, measure), per_unit(lora, measure)
-    test = sign_flip_test(b - a)
+    test = sign_flip_test(b - a, level)
     numbers = {"frozen": a.mean(), "lora": b.mean(), "delta": test.delta}
-    ci95 = [_six(end) for end in test.ci95] if test.ci95 else None
-    return {name: _six(value) for name, value in numbers.items()} | {"ci95": ci95, "p": _six(test.p)}
+    usual = test if level == 0.05 else sign_flip_test(b - a)
+    intervals = {"ci95": _ends(usual.interval), "interval": _ends(test.interval)}
+    return {name: six(value) for name, value in numbers.items()} | intervals | {"p": six(test.p)}
 
 
-def _six(value: float) -> float:
+def _ends(interval: tuple[float, float] | None) -> list[float] | None:
+    """Rounded, but never onto 0: an interval that excludes it must still do so."""
+    if interval is None:
+        return None
+    low, high = map(six, interval)
+    return [max(low, 1e-6) if interval[0] > 0 else low, min(high, -1e-6) if interval[1] < 0 else high]
+
+
+def six(value: float) -> float:
+    """Rounded to six decimals, as all numbers are that are written."""
     return round(float(value), 6) + 0.0  # + 0.0: no -0.0
 
 
-def verdict(dice: dict[str, Any]) -> str:
+def verdict(dice: dict[str, Any], level: float = 0.05) -> str:
     """`lora`, `frozen` or `undecided` from what `compare` gives for Dice."""
-    if dice["p"] >= ALPHA:
+    if dice["p"] >= level:
         return "undecided"
     return "lora" if dice["delta"] > 0 else "frozen"
+
+
+def holm(p: dict[str, float]) -> dict[str, float]:
+    """p by measure, corrected for there being several (Holm, Scandinavian Journal of Statistics 6, 1979)."""
+    corrected, least = {}, 0.0
+    for place, name in enumerate(sorted(p, key=p.__getitem__)):
+        least = max(least, min(1.0, (len(p) - place) * p[name]))
+        corrected[name] = least
+    return {name: corrected[name] for name in p}
+
+
+def patients_needed(differences: np.ndarray, level: float = 0.05) -> int | None:
+    """Units for a power of POWER if the true difference is the observed one; None where that is 0, and for one unit.
+
+    n = ((z(1 - level/2) + z(POWER)) s / d)^2 + z(1 - level/2)^2 / 2 (Guenther, The American Statistician 35, 1981).
+    """
+    delta, n = differences.mean(), len(differences)
+    if n < 2 or six(delta) == 0:
+        return None
+    sure, power = stats.norm.ppf(1 - level / 2), stats.norm.ppf(POWER)
+    needed = ((sure + power) * differences.std(ddof=1) / delta) ** 2 + sure**2 / 2
+    return max(math.ceil(needed), fewest_units(level))
+
+
+def mean_interval(values: np.ndarray, level: float = 0.05) -> list[float] | None:
+    """Student's interval of one arm's mean over units (n,), which has no sign to flip. None for one unit."""
+    if len(values) < 2:
+        return None
+    half = stats.t.ppf(1 - level / 2, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
+    return [six(values.mean() - half), six(values.mean() + half)]
+
+
+def loss(whole: list[Row], ablated: list[Row], level: float = 0.05) -> dict[str, Any] | None:
+    """What an ablation costs in Dice: mean over units of ablated - whole, interval and p; None where it has no case.
+
+    Only cases count that the ablation could be made for; `changed`: for how many of them Dice is another one.
+    """
+    there = {(row["seed"], row["case_id"]) for row in ablated}
+    same = [row for row in whole if (row["seed"], row["case_id"]) in there]
+    if not same:
+        return None
+    before, after = per_unit(same, "dice"), per_unit(ablated, "dice")
+    test = sign_flip_test(after - before, level)
+    numbers = {"dice": after.mean(), "delta": test.delta, "p": test.p}
+    kept = {name: six(value) for name, value in numbers.items()}
+    one, other = per_case(same, "dice"), per_case(ablated, "dice")
+    return kept | {"interval": _ends(test.interval), "changed": sum(one[case] != other[case] for case in one)}
 
 
 def unit(row: Row) -> tuple[str, str]:
@@ -114,16 +181,21 @@ def per_case(rows: list[Row], measure: str) -> dict[str, float]:
     values: dict[str, list[float]] = {}
     for row in rows:
         values.setdefault(row["case_id"], []).append(row[measure])
-    return {case: float(np.mean(v)) for case, v in values.items()}
+    return {case: fmean(v) for case, v in values.items()}
 
 
-def per_unit(rows: list[Row], measure: str) -> np.ndarray:
-    """Means over a unit's cases of the means over seeds, (units,), in the order of the rows."""
+def by_unit(rows: list[Row], measure: str) -> dict[tuple[str, str], float]:
+    """Means over a unit's cases of the means over seeds, in the order of the rows."""
     of_case = {row["case_id"]: unit(row) for row in rows}
     values: dict[tuple[str, str], list[float]] = {}
     for case, mean in per_case(rows, measure).items():
         values.setdefault(of_case[case], []).append(mean)
-    return np.array([np.mean(v) for v in values.values()])
+    return {one: fmean(v) for one, v in values.items()}
+
+
+def per_unit(rows: list[Row], measure: str) -> np.ndarray:
+    """`by_unit` as an array, (units,)."""
+    return np.array(list(by_unit(rows, measure).values()))
 
 
 def check_same_cases(frozen: list[Row], lora: list[Row]) -> None:

@@ -131,6 +131,7 @@ def train_arm(
         "arm": name,
         "data_hash": hash_folder(*(PREPARED / split for split in parts)),
         "weights": read_json(RECORD),
+        "cases": {split: len(part) for split, part in parts.items()},
         "settings": _settings_of(name, settings),
     }
     curves: list[dict[str, Any]] = []
