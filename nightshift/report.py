@@ -1,13 +1,11 @@
-"""The comparison as people read it: what the stages of both arms wrote, put into words, as HTML and Markdown.
+"""The comparison as people read it: what the stages of both arms wrote, as HTML and Markdown.
 
-Every sentence and warning is written from the data; templates/ only lays them out.
+Sentences are made in wording.py and pictures in figures.py and overlays.py; templates/ only lay them out.
 """
 
-import json
-import math
+import base64
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,211 +16,118 @@ from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 from pydantic import BaseModel
 
-from nightshift import figures
+from nightshift import figures, overlays, wording
 from nightshift.errors import UserError
-from nightshift.figures import LABELS
-from nightshift.files import read_csv, read_json
+from nightshift.metrics import DISTANCES, MEASURES
+from nightshift.results import ANGLES, CURVES, LABELS, STEPS, ArmResults, Row, read_record, read_table
 from nightshift.settings import Settings
-from nightshift.statistics import FEWEST_UNITS, MEASURES, Row, per_case, unit, units, verdict
+from nightshift.statistics import by_unit, per_case, units
 
-ARMS = ("frozen", "lora")
-STEPS = ("encode", "train", "evaluate")
-ANGLES = ("primary_angle", "secondary_angle")
-FEW = 20  # patients; fewer get a warning
-NAMES = ("Dice", "IoU", "clDice", "HD95, px (lower is better)", "Precision", "Recall")  # of MEASURES
-HEADS = {"lora": "LoRA is better", "frozen": "Frozen is better", "undecided": "Undecided"}
+NAMES = dict(zip(MEASURES, ("Dice", "IoU", "clDice", "HD95", "Precision", "Recall", "Surface distance"), strict=True))
 SUSPECTS = {"lora_wrapper": "LoRA wrapper", "data_parallel": "DataParallel"}
+PROBE = Path("reports/probe")
 
 
 @dataclass(frozen=True)
-class ArmResults:
-    """What the stages of one arm wrote; cards in the order of their seeds, costs by step."""
+class About:
+    """What is compared, in a line, how to do it again, and what only a run of the pipeline has.
 
-    cases: list[Row]
-    curves: list[Row]
-    cards: list[Row]
-    costs: dict[str, Row]
-    probe: Row
-    pictures: Path
+    `matrix`: the probe's picture as a data URI; `settings`: the text of each file.
+    """
+
+    what: str
+    commands: list[str]
+    probe: Row | None = None
+    probe_cases: list[Row] = field(default_factory=list)
+    matrix: str = ""
+    versions: Row = field(default_factory=dict)
+    settings: dict[str, str] = field(default_factory=dict)
 
 
-def read_arm(arm: str) -> ArmResults:
+def about_run(chosen: Settings, arms: dict[str, ArmResults]) -> About:
     """Raises UserError for a file that is missing or is not what its stage writes."""
-    folder, cost = Path("reports/evaluation") / arm, ("seconds", "peak_memory_bytes", "machine", "revision")
-    cards = [
-        read_record(path, "seed", "settings", "data_hash", "weights", "epoch", "threshold", "val_dice")
-        for path in Path("models", arm).glob("seed-*/card.json")
-    ]
-    if not cards:
-        raise UserError(f"models/{arm}: no seed-N/card.json in it yet; `dvc repro` makes it")
-    cases = read_table(folder / "cases.csv", ("seed", *MEASURES), ("case_id", "patient_id", *ANGLES))
-    curves = read_table(f"reports/curves/{arm}.csv", ("seed", "epoch", *figures.CURVES))
-    for rows, what in ((cases, folder.as_posix()), (curves, f"reports/curves/{arm}.csv")):
-        if {row["seed"] for row in rows} != {card["seed"] for card in cards}:
-            raise UserError(f"{what}: not the seeds that models/{arm} has; `dvc repro` makes it anew")
-    costs = {step: read_record(f"reports/cost/{step}_{arm}.json", *cost) for step in STEPS}
-    costs["train"] = read_record(f"reports/cost/train_{arm}.json", *cost, "parameters_trained")
-    return ArmResults(
-        cases=cases,
-        curves=curves,
-        cards=sorted(cards, key=lambda card: card["seed"]),
-        costs=costs,
-        probe=read_record(f"reports/probe/{arm}.json", "ok", "cause", "cure"),
-        pictures=folder / "pictures",
-    )
-
-
-def read_record(path: Path | str, *keys: str) -> Row:
-    """A JSON object with at least `keys`. Raises UserError."""
-    try:
-        record = read_json(path)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: not JSON ({error}); `dvc repro` makes it anew") from None
-    if missing := [key for key in keys if key not in record]:
-        raise UserError(f"{path}: no key '{missing[0]}'; `dvc repro` makes it anew")
-    return record
-
-
-def read_table(path: Path | str, numbers: Sequence[str], texts: Sequence[str] = ()) -> list[Row]:
-    """Rows of a CSV with `numbers` as finite floats and `texts` as they are. Raises UserError, naming the line."""
-    rows: list[Row] = read_csv(path)
-    if not rows:
-        raise UserError(f"{path}: no rows; `dvc repro` makes it anew")
-    if missing := [column for column in (*numbers, *texts) if column not in rows[0]]:
-        raise UserError(f"{path}: no column '{missing[0]}'; `dvc repro` makes it anew")
-    for line, row in enumerate(rows, start=2):
-        for column in numbers:
-            try:
-                row[column] = float(row[column])
-            except (TypeError, ValueError):
-                row[column] = math.nan
-            if not math.isfinite(row[column]):
-                raise UserError(f"{path}: line {line}: {column} is not a finite number; `dvc repro` makes it anew")
-    return rows
-
-
-def contents(chosen: Settings, arms: dict[str, ArmResults], results: dict[str, Row], extremes: list[Row]) -> Row:
-    """All that the templates show, as text, lists of text and pictures; results: by measure, from `compare`."""
-    dice = {name: np.array(list(per_case(arm.cases, "dice").values())) for name, arm in arms.items()}
-    head, rest = answer(results["dice"], arms)
-    probe = read_record("reports/probe/verdict.json", "torch", "sam3", "hypotheses")
-    return {
-        "use": chosen.use,
-        "head": head,
-        "rest": rest,
-        "random_weights": any(card["weights"]["path"] == "random" for arm in arms.values() for card in arm.cards),
-        "warnings": warnings(arms),
-        "units": units(arms["frozen"].cases),
-        "measures": [_measure(name, results[key]) for name, key in zip(NAMES, MEASURES, strict=True)],
-        "arms": {LABELS[name]: arm for name, arm in arms.items()},
-        "probe": probe,
-        "hypotheses": {SUSPECTS.get(k, k.replace("_", " ").capitalize()): v for k, v in probe["hypotheses"].items()},
-        "probe_cases": read_table("reports/probe/cases.csv", (), ("case", "outcome", "cause")),
-        "curves": {label: figures.svg_uri(curves(arms, [column])) for column, label in figures.CURVES.items()},
-        "paired": figures.svg_uri(figures.paired(dice["frozen"], dice["lora"])),
-        "wins": f"LoRA has the higher Dice in {int((dice['lora'] > dice['frozen']).sum())} of {len(dice['lora'])} "
-        f"test cases, the frozen arm in {int((dice['lora'] < dice['frozen']).sum())}.",
-        "panels": extremes,
-        "fills": {text: figures.FILLS.get(name, (255, 255, 255)) for name, text in figures.MEANINGS.items()},
-        "costs": cost_rows(arms),
-        "runs": runs(arms),
-        "commands": commands(arms),
-        "versions": read_record("reports/env.json"),
-        "settings": {
+    return About(
+        what=f"Encoder {chosen.use.encoder}, data {chosen.use.data}.",
+        commands=commands(arms),
+        probe=read_record(PROBE / "verdict.json", "torch", "sam3", "hypotheses"),
+        probe_cases=read_table(PROBE / "cases.csv", (), ("case", "outcome", "cause")),
+        matrix=_picture(PROBE / "matrix.svg"),
+        versions=read_record("reports/env.json"),
+        settings={
             "params.yaml": _yaml(chosen),
             f"conf/encoder/{chosen.use.encoder}.yaml": _yaml(chosen.preset),
             f"conf/data/{chosen.use.data}.yaml": _yaml(chosen.data),
         },
+    )
+
+
+def contents(arms: dict[str, ArmResults], summary: Row, panels: list[Row], about: About) -> Row:
+    """All that the templates show, as text, lists of text and pictures; summary: as comparison.py makes it."""
+    cases = [arm.cases for arm in arms.values()]
+    dice, level, measures = dice_by_case(arms), summary["level"], summary["measures"]
+    head, rest = wording.answer(measures["dice"], summary["verdict"], summary["patients_needed"], arms, level)
+    ablations = wording.ablation_rows(arms, level)
+    return {
+        "about": about,
+        "head": head,
+        "rest": rest,
+        "interval": wording.interval(measures["dice"]["interval"]),
+        "random_weights": any(card["weights"]["path"] == "random" for arm in arms.values() for card in arm.cards),
+        "limits": wording.limits(arms, level),
+        "units": units(cases[0]),
+        "confidence": f"{100 * (1 - level):g} %",
+        "measures": [_measure(name, measures[name]) for name in MEASURES],
+        "arms": {LABELS[name]: arm for name, arm in arms.items()},
+        "suspects": {
+            SUSPECTS.get(name, name.replace("_", " ").capitalize()): one
+            for name, one in (about.probe or {"hypotheses": {}})["hypotheses"].items()
+        },
+        "curves": {
+            figures.CURVES[column]: figures.svg_uri(curves(arms, [column]))
+            for column in CURVES
+            if all(arm.curves for arm in arms.values())
+        },
+        "wins": wording.wins(*dice),
+        "scatter": figures.svg_uri(figures.paired(*(np.array(list(one.values())) for one in dice))),
+        "every_case": figures.svg_uri(figures.dumbbells(*dice, "test case")),
+        "patients": _by_patient(*cases),
+        "view_map": _view_map(cases[0], *dice),
+        "view_rows": wording.view_rows(*cases),
+        "panels": panels,
+        "fills": {text: overlays.FILLS.get(name, (255, 255, 255)) for name, text in overlays.MEANINGS.items()},
+        "ablations": ablations,
+        "ablation_plot": figures.svg_uri(figures.ablations(ablations)) if ablations else "",
+        "costs": wording.cost_rows(arms),
+        "runs": runs(arms),
     }
 
 
+def dice_by_case(arms: dict[str, ArmResults]) -> list[dict[str, float]]:
+    """Of each arm, by case id: the mean over seeds."""
+    return [per_case(arm.cases, "dice") for arm in arms.values()]
+
+
 def curves(arms: dict[str, ArmResults], columns: list[str]) -> Figure:
-    """Both arms' training, a panel per column of figures.CURVES."""
+    """Both arms' training, a panel per column of CURVES."""
     chosen = {name: {card["seed"]: card["epoch"] for card in arm.cards} for name, arm in arms.items()}
     return figures.curves({name: arm.curves for name, arm in arms.items()}, chosen, columns)
 
 
-def panels(arms: dict[str, ArmResults]) -> list[Row]:
-    """Worst, median and best case of each arm, in pictures of its first seed."""
-    return figures.extremes(
-        {name: arm.cases for name, arm in arms.items()},
-        {name: arm.cards[0]["seed"] for name, arm in arms.items()},
-        {name: arm.pictures for name, arm in arms.items()},
-    )
-
-
-def answer(dice: Row, arms: dict[str, ArmResults]) -> tuple[str, str]:
-    """Who is better, and the rest of the sentence: by how much, how sure, and at what cost."""
-    interval = f" {_interval(dice)}" if dice["ci95"] else ""
-    numbers = (
-        f"Dice {dice['lora']:.3f} with LoRA against {dice['frozen']:.3f} frozen, {dice['delta']:+.3f}{interval}, "
-        f"{_p(dice['p'])}, over {units(arms['frozen'].cases)}"
-    )
-    seconds = {name: arm.costs["encode"]["seconds"] + arm.costs["train"]["seconds"] for name, arm in arms.items()}
-    more = arms["lora"].costs["train"]["parameters_trained"] - arms["frozen"].costs["train"]["parameters_trained"]
-    parameters = f"{_millions(abs(more))} {'more' if more >= 0 else 'fewer'} parameters"
-    cost = (
-        f"LoRA took {_ratio(seconds['frozen'], seconds['lora'])} the time to encode and train, and trains {parameters}."
-    )
-    return HEADS[verdict(dice)], f"{numbers}; {cost}"
-
-
-def warnings(arms: dict[str, ArmResults]) -> list[str]:
-    """What in these data limits the answer."""
-    cases = list({row["case_id"]: row for row in arms["frozen"].cases}.values())
-    n, found = len({unit(row) for row in cases}), []
-    lone, unseen = (sum(row[column] == "" for row in cases) for column in ("patient_id", "primary_angle"))
-    if n < FEWEST_UNITS:
-        found.append(f"This cannot be decided with {units(cases)}: p < 0.05 needs at least {FEWEST_UNITS}.")
-    elif n < FEW:
-        found.append(f"The test set has only {units(cases)}: single ones weigh heavily in every mean.")
-    if lone:
-        found.append(
-            f"{lone} of {len(cases)} test cases have no patient id and count as a patient each: if several come from "
-            "one patient, p is too small and the interval too narrow."
-        )
-    if unseen:
-        found.append(f"{unseen} of {len(cases)} test cases have no C-arm angles: nothing can be said by view.")
-    frozen, lora = (_flat(arm.cards[0]["settings"]) for arm in arms.values())
-    unequal = [k for k in frozen.keys() & lora.keys() if frozen[k] != lora[k]]
-    if unequal:
-        what = ", ".join(f"{k} {frozen[k]} for frozen and {lora[k]} for LoRA" for k in sorted(unequal))
-        found.append(f"The arms were not trained alike: {what}.")
-    if arms["frozen"].cards[0]["data_hash"] != arms["lora"].cards[0]["data_hash"]:
-        found.append("The arms were trained on different data: their data hashes differ.")
-    for name, arm in arms.items():
-        last = max(row["epoch"] for row in arm.curves)
-        if late := [card["seed"] for card in arm.cards if card["epoch"] == last]:
-            which = ", ".join(map(str, late))
-            found.append(f"{LABELS[name]} was best in its last epoch (seed {which}): it may not be trained out.")
-    if all(len(arm.cards) == 1 for arm in arms.values()):
-        found.append("Each arm was trained with one seed: how far chance in training moves them is not measured.")
-    return found
-
-
-def _flat(settings: Row, prefix: str = "") -> Row:
-    """{"train": {"epochs": 24}} -> {"train.epochs": 24}"""
-    flat: Row = {}
-    for key, value in settings.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
-
-
-def cost_rows(arms: dict[str, ArmResults]) -> list[tuple[str, str, str, str]]:
-    """(what, frozen, LoRA, LoRA / frozen) as text."""
-    frozen, lora = (arm.costs for arm in arms.values())
-
-    def row(name: str, step: str, key: str, show: Callable[[float], str]) -> tuple[str, str, str, str]:
-        a, b = frozen[step][key], lora[step][key]
-        return name, show(a), show(b), _ratio(a, b)
-
-    return [
-        row("Encoding", "encode", "seconds", _duration),
-        row("Training, all seeds", "train", "seconds", _duration),
-        row("Evaluation, all seeds", "evaluate", "seconds", _duration),
-        row("Peak memory in training", "train", "peak_memory_bytes", lambda size: f"{size / 2**30:.2f} GiB"),
-        row("Parameters trained", "train", "parameters_trained", lambda n: f"{n:,}"),
+def _by_patient(frozen: list[Row], lora: list[Row]) -> str:
+    """A picture; none where each patient is one case, since that is every_case."""
+    means = [
+        {name if kind == "patient" else f"case {name}": dice for (kind, name), dice in by_unit(rows, "dice").items()}
+        for rows in (frozen, lora)
     ]
+    alone = len(means[0]) == len({row["case_id"] for row in frozen})
+    return "" if alone else figures.svg_uri(figures.dumbbells(*means, "patient"))
+
+
+def _view_map(rows: list[Row], frozen: dict[str, float], lora: dict[str, float]) -> str:
+    """A picture; none where no case has angles."""
+    views = {row["case_id"]: tuple(float(row[name]) for name in ANGLES) for row in rows if row[ANGLES[0]] != ""}
+    deltas = np.array([lora[case] - frozen[case] for case in views])
+    return figures.svg_uri(figures.by_view(list(views.values()), deltas)) if views else ""
 
 
 def runs(arms: dict[str, ArmResults]) -> list[tuple[str, str, str]]:
@@ -230,9 +135,9 @@ def runs(arms: dict[str, ArmResults]) -> list[tuple[str, str, str]]:
     alike: dict[tuple[str, str], list[str]] = {}
     for step in STEPS:
         for name, arm in arms.items():
-            cost = arm.costs[step]
-            machine = ", ".join(f"{key} {value}" for key, value in cost["machine"].items())
-            alike.setdefault((cost["revision"], machine), []).append(f"{step}_{name}")
+            if cost := arm.costs.get(step):
+                machine = ", ".join(f"{key} {value}" for key, value in cost["machine"].items())
+                alike.setdefault((cost["revision"], machine), []).append(f"{step}_{name}")
     return [(", ".join(stages), revision, machine) for (revision, machine), stages in alike.items()]
 
 
@@ -248,31 +153,19 @@ def commands(arms: dict[str, ArmResults]) -> list[str]:
     return lines
 
 
-def _measure(name: str, result: Row) -> tuple[str, ...]:
-    return name, f"{result['frozen']:.3f}", f"{result['lora']:.3f}", f"{result['delta']:+.3f}", _interval(result)
+def _measure(name: str, found: Row) -> tuple[str, ...]:
+    """Name, both arms, difference, interval, p, p by Holm."""
+    label = f"{NAMES[name]}, px (lower is better)" if name in DISTANCES else NAMES[name]
+    means = (f"{found['frozen']:.3f}", f"{found['lora']:.3f}", f"{found['delta']:+.3f}")
+    ps = (wording.p_value(found[key]).removeprefix("p ").removeprefix("= ") for key in ("p", "p_holm"))
+    return label, *means, wording.interval(found["interval"]), *ps
 
 
-def _interval(result: Row) -> str:
-    return "[{:.3f}, {:.3f}]".format(*result["ci95"]) if result["ci95"] else "unbounded"
-
-
-def _p(p: float) -> str:
-    return "p < 0.001" if p < 0.001 else f"p = {p:.4f}" if p < 0.1 else f"p = {p:.2f}"
-
-
-def _ratio(a: float, b: float) -> str:
-    return "-" if not a else "<0.1x" if b / a < 0.05 else f"{b / a:.1f}x"
-
-
-def _millions(n: int) -> str:
-    return f"{n / 1e6:.2f} M" if n >= 1e5 else f"{n:,}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min {rest:02d} s"
+def _picture(path: Path) -> str:
+    try:
+        return f"data:image/svg+xml;base64,{base64.b64encode(path.read_bytes()).decode()}"
+    except OSError:
+        raise UserError(f"{path}: no such file yet; `dvc repro` makes it") from None
 
 
 def _yaml(settings: BaseModel) -> str:
@@ -293,5 +186,5 @@ def render(template: str, values: Row) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"md": _markdown, "png": figures.png_uri}
+    environment.filters |= {"md": _markdown, "jpeg": figures.jpeg_uri}
     return environment.get_template(template).render(values)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nightshift.errors import UserError
+from nightshift.pictures import mask_picture, paired, picture
 from nightshift.settings import SYNTHETIC, Folder, Manifest, Simulated, root
 
 if TYPE_CHECKING:  # numpy and PIL are imported where a file is read: `inventory` lists files at every `dvc repro`
@@ -19,7 +20,6 @@ if TYPE_CHECKING:  # numpy and PIL are imported where a file is read: `inventory
 COLUMNS = (
     "patient_id", "case_id", "cine_path", "frame_index", "vessel_mask_actual_path", "contours_path", "split",
 )  # fmt: skip
-PICTURES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".pgm", ".bmp"}
 
 
 @dataclass(frozen=True)
@@ -66,26 +66,10 @@ def source_files(data: Simulated | Manifest | Folder) -> list[Path]:
 
 
 def _folder(images: Path, masks: Path) -> list[RawCase]:
-    pairs = []
-    for folder in (images, masks):
-        if not folder.is_dir():
-            raise UserError(f"{folder}: no such folder; set `images` and `masks` in the data preset")
-        found: dict[str, Path] = {}
-        for path in sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURES):
-            if path.stem in found:
-                raise UserError(f"{path}: a second picture named '{path.stem}' beside {found[path.stem].name}")
-            found[path.stem] = path
-        pairs.append(found)
-    single = sorted(pairs[0].keys() ^ pairs[1].keys())
-    if single:
-        raise UserError(f"no partner for {', '.join(single[:3])} ({len(single)} in all) between {images} and {masks}")
-    if not pairs[0]:
-        raise UserError(f"{images}: no pictures ({', '.join(sorted(PICTURES))}) in it")
-
     def case(name: str, image: Path, mask: Path) -> RawCase:
-        return RawCase(name, "", None, "", (image, mask), lambda: _checked(_picture(image), _mask_picture(mask), mask))
+        return RawCase(name, "", None, "", (image, mask), lambda: _checked(picture(image), mask_picture(mask), mask))
 
-    return [case(name, image, pairs[1][name]) for name, image in pairs[0].items()]
+    return [case(name, *files) for name, files in paired(images, masks).items()]
 
 
 def _manifest(path: Path) -> list[RawCase]:
@@ -137,31 +121,6 @@ def _angles(path: Path, where: str) -> tuple[float, float]:
         if isinstance(angle, bool) or not isinstance(angle, int | float) or not math.fabs(angle) <= 180:
             raise UserError(f"{where}: {path}: angle {angle!r} is not a number of degrees from -180 to 180")
     return float(primary), float(secondary)
-
-
-def _picture(path: Path) -> np.ndarray:
-    import numpy as np
-    from PIL import Image
-
-    try:
-        with Image.open(path) as picture:
-            if picture.mode not in ("1", "L", "P", "RGB", "RGBA"):
-                raise UserError(f"{path}: pixels of mode {picture.mode}; save it as 8-bit grey")
-            return np.asarray(picture.convert("L"))
-    except (OSError, SyntaxError) as error:
-        raise UserError(f"{path}: not readable as a picture: {error}") from None
-
-
-def _mask_picture(path: Path) -> np.ndarray:
-    """0/1 (H, W). Masks drawn or saved with soft edges are cut at half; one with much grey in it is no mask."""
-    import numpy as np
-
-    picture = _picture(path)
-    if picture.max(initial=0) <= 1:
-        return picture
-    if ((picture > 32) & (picture < 223)).mean() > 0.02:
-        raise UserError(f"{path}: a picture with greys, not a mask; expected black and white")
-    return (picture > 127).astype(np.uint8)
 
 
 def _array(path: Path, dimensions: int) -> np.ndarray:

@@ -1,30 +1,47 @@
-"""The frozen arm against the LoRA arm -> reports/comparison: metrics.json, report.html, report.md and plots/."""
+"""The frozen arm against the LoRA arm -> reports/comparison: metrics.json, measures.csv, plots/, report.html and .md.
 
+With --frozen, --lora and --truth: the same report of two folders of masks, whatever made them, paired by name.
+"""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from nightshift import figures, report, settings, statistics
+from nightshift import comparison, report, settings
 from nightshift.errors import run
-from nightshift.files import write_json, write_text
+from nightshift.folders import read_folders
+from nightshift.results import ARMS, read_arm
 
-FOLDER = Path("reports/comparison")
 
-
-def main() -> None:
+def main(arguments: Sequence[str] = ()) -> None:
+    asked = parse(arguments)
     chosen = settings.read()
-    arms = {name: report.read_arm(name) for name in report.ARMS}
-    frozen, lora = (arm.cases for arm in arms.values())
-    results = {name: statistics.compare(frozen, lora, name) for name in statistics.MEASURES}
-    panels = report.panels(arms)
-    contents = report.contents(chosen, arms, results, panels)
-    summary = {"dice": results["dice"], "verdict": statistics.verdict(results["dice"]), **statistics.size(frozen)}
-    write_json(FOLDER / "metrics.json", summary)
-    figures.write_png(FOLDER / "plots/curves.png", report.curves(arms, list(figures.CURVES)))
-    figures.write_png(FOLDER / "plots/overlays.png", figures.overlays(panels))
-    for name in ("report.html", "report.md"):
-        write_text(FOLDER / name, report.render(f"{name}.j2", contents))
-    print(f"{contents['head']}: {contents['rest']}")
-    print(f"report: {(FOLDER / 'report.html').as_posix()}")
+    if asked.truth is None:
+        arms = {name: read_arm(name) for name in ARMS}
+        about, out = report.about_run(chosen, arms), Path("reports/comparison")
+    else:
+        arms = read_folders(asked.frozen, asked.lora, asked.truth, asked.frames, asked.cases, asked.o / "pictures")
+        command = shlex.join(["python", "-m", "stages.compare", *arguments])
+        what = f"Masks of {asked.frozen.as_posix()} and {asked.lora.as_posix()}, truth {asked.truth.as_posix()}."
+        about, out = report.About(what, [command]), asked.o
+    comparison.write(arms, chosen.compare.level, about, out)
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m stages.compare", description=__doc__)
+    for name in ("frozen", "lora", "truth"):
+        parser.add_argument(f"--{name}", type=Path, metavar="DIR", help=f"folder of masks: {name}")
+    parser.add_argument("--frames", type=Path, metavar="DIR", help="folder of frames, for the report's pictures")
+    parser.add_argument("--cases", type=Path, metavar="CSV", help="case_id, patient_id, primary_angle, secondary_angle")
+    parser.add_argument("-o", type=Path, metavar="DIR", default=Path("reports/folders"), help="where to write")
+    asked = parser.parse_args(arguments)
+    three = [asked.frozen, asked.lora, asked.truth]
+    if any([*three, asked.frames, asked.cases]) and not all(three):
+        parser.error("--frozen, --lora and --truth belong together")
+    return asked
 
 
 if __name__ == "__main__":
-    run(main)
+    run(lambda: main(sys.argv[1:]))

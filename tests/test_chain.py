@@ -100,7 +100,7 @@ def test_the_contract_files_are_there(first):
     for arm in ARMS:
         header = (first / f"reports/evaluation/{arm}/cases.csv").read_text(encoding="utf-8").splitlines()
         assert header[0] == (
-            "seed,case_id,patient_id,primary_angle,secondary_angle,dice,iou,cldice,hd95,precision,recall"
+            "seed,case_id,patient_id,primary_angle,secondary_angle,dice,iou,cldice,hd95,precision,recall,asd"
         )
         assert len(header) == 1 + 4  # 2 test patients, 2 views, 1 seed
         assert (first / f"models/{arm}/seed-0/head.safetensors").is_file()

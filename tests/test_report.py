@@ -13,13 +13,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nightshift import figures, report
+from nightshift import comparison, figures, report, wording
 from nightshift.errors import UserError
+from nightshift.metrics import MEASURES
+from nightshift.results import ARMS, read_arm
 from stages import compare
 
 ROOT = Path(__file__).parents[1]
 EVIL = "<script>alert(1)</script>"
-MEASURES = ("dice", "iou", "cldice", "hd95", "precision", "recall")
+SENTENCE = (
+    "LoRA +0.101 Dice [0.100, 0.101], p = 0.0078, 3.1x the time to encode and train, 0.15 M more parameters trained; "
+    "0.636 against 0.535, 8 patients."
+)
 
 
 def put(path, text):
@@ -55,10 +60,17 @@ def make_inputs(root):
                 mask[:, column : column + 5] = 255
                 Image.fromarray(mask).save(folder / f"pictures/{kind}-{i:05d}.png")
         put_csv(folder / "cases.csv", rows)
+        lost = [("wrong_angles", 0.1), ("zero_angles", 0.0), ("no_tokens", 0.4)]
+        who = [{key: row[key] for key in ("seed", "case_id", "patient_id")} | {"dice": row["dice"]} for row in rows]
+        put_csv(
+            folder / "ablations.csv",
+            [row | {"ablation": name, "dice": row["dice"] - less} for row in who for name, less in lost],
+        )
         curve = {"seed": 0, "train_loss": 0.5, "val_loss": 0.6}
         put_csv(root / f"reports/curves/{arm}.csv", [curve | {"epoch": e, "val_dice": 0.1 * e} for e in (1, 2, 3)])
         trained = {
-            "settings": {"train": {"epochs": 3}},
+            "settings": {"train": {"epochs": 3}, "view": {"mode": "film"}},
+            "cases": {"train": 9, "val": 8},
             "data_hash": "d4",
             "weights": {"path": "random"},
             "epoch": 2,
@@ -70,10 +82,15 @@ def make_inputs(root):
         for step in ("encode", "train", "evaluate"):
             cost = {"seconds": 10.0 if arm == "frozen" else 31.0, "peak_memory_bytes": 2**30, "revision": "abc123"}
             cost |= {"machine": {"cores": "2"}, "parameters_trained": 100_000 if arm == "frozen" else 250_000}
+            cost |= {"seconds_per_epoch": 3.0, "cases_per_second": 7.0}
             put(root / f"reports/cost/{step}_{arm}.json", json.dumps(cost))
     because = {"verdict": "refuted", "because": "nothing changed", "cases": ["sam3-1008-peft"]}
     verdict = {"torch": "2.15.0", "sam3": "0.1.4", "hypotheses": {"lora_wrapper": because}}
     put(root / "reports/probe/verdict.json", json.dumps(verdict))
+    put(
+        root / "reports/probe/matrix.svg",
+        '<svg xmlns="http://www.w3.org/2000/svg" width="90" height="9"><rect width="9" height="9"/></svg>',
+    )
     put_csv(root / "reports/probe/cases.csv", [{"case": "sam3-1008-peft", "outcome": "ok", "cause": ""}])
     put(root / "reports/env.json", json.dumps({"torch": "2.15.0"}))
 
@@ -99,7 +116,7 @@ def inputs(tmp_path, monkeypatch):
 
 def arms_of(root, monkeypatch):
     monkeypatch.chdir(root)
-    return {name: report.read_arm(name) for name in report.ARMS}
+    return {name: read_arm(name) for name in ARMS}
 
 
 class Tags(HTMLParser):
@@ -146,31 +163,27 @@ def test_metrics_do_not_depend_on_costs_and_the_report_is_reproducible(made, inp
 
 
 def test_html_and_markdown_give_the_answer_first(made):
-    sentence = (
-        "Dice 0.636 with LoRA against 0.535 frozen, +0.101 [0.100, 0.101], p = 0.0078, over 8 patients; LoRA took 3.1x "
-        "the time to encode and train, and trains 0.15 M more parameters."
-    )
     html = html_of(made).replace("\u00a0", " ")
     markdown = (made / "reports/comparison/report.md").read_text(encoding="utf-8").replace("\\", "")
     for text in (html, markdown):
-        assert sentence in text
-        assert text.index("LoRA is better") < text.index(sentence) < text.index("random weights") < text.index("only 8")
+        assert SENTENCE in text
+        assert text.index("LoRA is better") < text.index(SENTENCE) < text.index("random weights") < text.index("only 8")
 
 
 def test_only_what_both_arms_have_can_be_unequal(made, monkeypatch):
     arms = arms_of(made, monkeypatch)
     arms["frozen"].cards[0]["settings"]["encode"] = {"level": "trunk"}
-    assert not any("trained alike" in warning for warning in report.warnings(arms))
+    assert not any("trained alike" in warning for warning in wording.limits(arms, 0.05))
     arms["lora"].cards[0]["settings"]["train"] = {"epochs": 4}
-    assert "The arms were not trained alike: train.epochs 3 for frozen and 4 for LoRA." in report.warnings(arms)
+    assert "The arms were not trained alike: train.epochs 3 for frozen and 4 for LoRA." in wording.limits(arms, 0.05)
 
 
 def test_random_weights_are_only_claimed_of_random_weights(made, monkeypatch):
     arms = arms_of(made, monkeypatch)
     for arm in arms.values():
         arm.cards[0]["weights"] = {"path": "hub", "size": 1, "sha256": "0"}
-    results = {name: {"frozen": 0.5, "lora": 0.5, "delta": 0.0, "ci95": None, "p": 1.0} for name in MEASURES}
-    contents = report.contents(compare.settings.read(), arms, results, [])
+    found = comparison.summary(arms["frozen"].cases, arms["frozen"].cases, 0.05)
+    contents = report.contents(arms, found, [], report.about_run(compare.settings.read(), arms))
     for name in ("report.html.j2", "report.md.j2"):
         text = report.render(name, contents)
         assert "random weights" not in text and "Undecided" in text
@@ -184,6 +197,21 @@ def test_a_case_name_is_text_and_nothing_else(made):
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html and "&lt;script&gt;alert(1)&lt;/script&gt;" in markdown
 
 
+def test_every_ablation_is_put_in_words(made):
+    for text in (html_of(made), (made / "reports/comparison/report.md").read_text(encoding="utf-8").replace("\\", "")):
+        assert "Wrong angles cost Frozen 0.100 Dice" in text and "it uses the view" in text
+        assert "Angles of zero change nothing for LoRA." in text
+        assert "Without the encoder Frozen keeps 25% of its Dice" in text
+
+
+def test_the_measures_are_a_table_of_their_own(made):
+    with (made / "reports/comparison/measures.csv").open(encoding="utf-8", newline="") as handle:
+        rows = {row["measure"]: row for row in csv.DictReader(handle)}
+    assert list(rows) == list(MEASURES)
+    assert rows["dice"]["delta"] == "0.100700"
+    assert float(rows["dice"]["p_holm"]) == pytest.approx(7 * 2 / 2**8, abs=1e-5)
+
+
 def test_a_pipe_in_a_name_does_not_break_a_markdown_table():
     cell = report._markdown("a|b_c\nd")
     assert cell == r"a\|b\_c d"
@@ -193,7 +221,7 @@ def test_the_page_is_whole_and_needs_no_network(made):
     html = html_of(made)
     page = Tags(html)
     assert not page.unclosed and not page.all("link")
-    assert len(page.all("img")) == 2 + 1 + 6 * 2
+    assert len(page.all("img")) == 7 + 6 * 2 + 2 * 3  # figures, extremes, and where the arms differ most
     assert all(image["src"].startswith("data:image/") and image["alt"] for image in page.all("img"))
     assert not re.search(r"https?://|@import|url\(", html)
     targets = {a["href"][1:] for a in page.all("a")}
@@ -204,7 +232,7 @@ def test_the_page_is_whole_and_needs_no_network(made):
 
 
 def test_charts_follow_light_and_dark(made):
-    first = next(i["src"] for i in Tags(html_of(made)).all("img") if "svg" in i["src"])
+    first = next(i["src"] for i in Tags(html_of(made)).all("img") if "epoch" in i["alt"])
     svg = base64.b64decode(first.split(",")[1]).decode()
     drawn = svg.replace(re.search("<style>.*?</style>", svg).group(), "", 1)
     assert "prefers-color-scheme:dark" in svg and "var(--ink)" in drawn and "var(--lora)" in drawn
@@ -213,11 +241,11 @@ def test_charts_follow_light_and_dark(made):
 
 def test_warnings_are_written_from_the_data(inputs, monkeypatch):
     def found():
-        return " ".join(report.warnings(arms_of(inputs, monkeypatch)))
+        return " ".join(wording.limits(arms_of(inputs, monkeypatch), 0.05))
 
     assert "only 8 patients" in found() and "one seed" in found()
     assert not re.search("patient id|angles|alike|last epoch|different data", found())
-    for arm in report.ARMS:
+    for arm in ARMS:
         path = inputs / f"reports/evaluation/{arm}/cases.csv"
         put(path, re.sub(r",P[34],-30.0,25.0", ",,,", path.read_text(encoding="utf-8")))
     path = inputs / "models/lora/seed-0/card.json"
@@ -229,9 +257,9 @@ def test_warnings_are_written_from_the_data(inputs, monkeypatch):
 
 
 def test_three_patients_cannot_decide(inputs):
-    for arm in report.ARMS:
-        path = inputs / f"reports/evaluation/{arm}/cases.csv"
-        put(path, "".join(path.read_text(encoding="utf-8").splitlines(keepends=True)[:4]))
+    for path in inputs.glob("reports/evaluation/*/*.csv"):
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        put(path, "".join(lines[:1] + [line for line in lines if re.search(",P[012],", line)]))
     compare.main()
     metrics = json.loads((inputs / "reports/comparison/metrics.json").read_text(encoding="utf-8"))
     assert metrics["dice"]["ci95"] is None and metrics["verdict"] == "undecided"
@@ -245,6 +273,8 @@ def test_three_patients_cannot_decide(inputs):
         ("reports/evaluation/lora/cases.csv", ",dice,", ",rice,", "no column 'dice'"),
         ("reports/evaluation/frozen/cases.csv", "0.510000", "nan", "line 3: dice is not a finite number"),
         ("reports/curves/lora.csv", "\r\n0,", "\r\n1,", "not the seeds that models/lora has"),
+        ("reports/evaluation/lora/ablations.csv", ",c,", ",x,", "ablations.csv: not the cases of cases.csv"),
+        ("reports/probe/matrix.svg", None, None, "matrix.svg: no such file yet"),
         ("reports/cost/train_lora.json", "parameters_trained", "x", "train_lora.json: no key 'parameters_trained'"),
         ("reports/probe/verdict.json", "{", "", "verdict.json: not JSON"),
         ("reports/probe/cases.csv", None, None, "no such file yet"),
@@ -262,39 +292,6 @@ def test_bad_inputs_are_named_and_nothing_is_written(inputs, path, old, new, mes
     with pytest.raises(UserError, match=message):
         compare.main()
     assert not (inputs / "reports/comparison").exists()
-
-
-@pytest.mark.parametrize(
-    ("angles", "name"),
-    [
-        (("-30.0", "25"), "RAO 30 CRA 25"),
-        (("45", "-20"), "LAO 45 CAU 20"),
-        (("0", "40"), "CRA 40"),
-        (("0.2", "-0.3"), "AP"),
-        (("", ""), "angles unknown"),
-    ],
-)
-def test_views_are_named_as_cardiologists_do(angles, name):
-    assert figures.view(*angles) == name
-
-
-def test_overlay_colours_found_missed_and_false():
-    frame = np.full((60, 60), 100, np.uint8)
-    truth, prediction = np.zeros_like(frame), np.zeros_like(frame)
-    truth[:, 10:30], prediction[:, 20:40] = 255, 255
-    picture = np.asarray(figures.overlay(frame, truth, prediction)).astype(int)
-    assert picture.shape == (600, 600, 3)
-    for name, column in (("missed", 150), ("found", 250), ("false", 350)):
-        np.testing.assert_allclose(picture[300, column], 45 + 0.55 * np.array(figures.FILLS[name]), atol=1)
-    assert (picture[300, 500] == 100).all() and (picture[300, 99] == 255).all() and (picture[300, 300] == 255).all()
-
-
-def test_extremes_are_worst_median_and_best_of_each_arm(made, monkeypatch):
-    panels = report.panels(arms_of(made, monkeypatch))
-    cases = [(p["rank"], p["case"]) for p in panels]
-    ids = {"Worst": EVIL, "Median": "d", "Best": "$x^{$"}
-    assert cases == [(f"{rank} of {arm}", case) for rank, case in ids.items() for arm in ("Frozen", "LoRA")]
-    assert panels[0]["dice"] == "Dice: Frozen 0.500, LoRA 0.600" and panels[0]["who"] == "patient P0, RAO 30 CRA 25"
 
 
 def test_commands_check_out_each_revision(made, monkeypatch):

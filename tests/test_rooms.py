@@ -9,8 +9,8 @@ import yaml
 ROOT = Path(__file__).parents[1]
 # Lower rooms first; modules of one line are on the same floor and do not import each other.
 FLOORS = [
-    ["errors", "progress"],
-    ["files", "parsing", "loading"],
+    ["errors", "progress", "views"],
+    ["files", "parsing", "loading", "presets", "pictures"],
     ["settings", "footprint"],
     ["weights", "gate", "compute", "cost", "inventory", "shards", "anatomy", "rope"],
     ["projection", "sources"],
@@ -21,10 +21,14 @@ FLOORS = [
     ["steps"],
     ["loop"],
     ["verdicts", "matrix", "encoding", "training", "evaluation"],
-    ["planning", "statistics", "figures"],
+    ["planning", "statistics", "results", "experiments"],
+    ["wording", "folders"],
+    ["figures"],
+    ["overlays"],
     ["report"],
+    ["comparison"],
 ]
-COMMANDS = {"plan"}  # for people: `python -m stages.plan`, no part of the pipeline
+COMMANDS = {"plan", "leaderboard"}  # for people: `python -m stages.plan`, no parts of the pipeline
 LORA_STAGES = {"probe", "encode_lora", "train_lora", "evaluate_lora"}
 
 
