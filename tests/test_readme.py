@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 
 import pytest
 import torch
@@ -30,6 +31,8 @@ def test_every_command_of_the_readme_runs(tmp_path):
             ImageDraw.Draw(picture).line([(10, 10 + 5 * i), (80, 70)], fill=ink, width=4)
             picture.save(tmp_path / "shared/angiograms" / kind / f"{i}.png")
     folder = clone(tmp_path / "nightshift")
+    for name in ("frozen", "lora", "truth"):
+        shutil.copytree(tmp_path / "shared/angiograms/masks", folder / "masks" / name)
     weights = tmp_path / "sam3.pt"
     neck = encoder.build(Encoder(**yaml.safe_load((folder / "conf/encoder/tiny.yaml").read_text(encoding="utf-8"))))
     torch.save({f"detector.backbone.vision_backbone.{k}": v for k, v in neck.state_dict().items()}, weights)

@@ -20,6 +20,10 @@ from nightshift.results import ARMS, read_arm
 from stages import compare
 
 ROOT = Path(__file__).parents[1]
+PROBED = (
+    "case", "encoder", "height", "width", "grid_h", "grid_w", "adapter", "wrapper", "dtype", "table", "outcome",
+    "cause", "block", "table_shape", "expected_shape",
+)  # fmt: skip
 EVIL = "<script>alert(1)</script>"
 SENTENCE = (
     "LoRA +0.101 Dice [0.100, 0.101], p = 0.0078, 3.1x the time to encode and train, 0.15 M more parameters trained; "
@@ -91,7 +95,7 @@ def make_inputs(root):
         root / "reports/probe/matrix.svg",
         '<svg xmlns="http://www.w3.org/2000/svg" width="90" height="9"><rect width="9" height="9"/></svg>',
     )
-    put_csv(root / "reports/probe/cases.csv", [{"case": "sam3-1008-peft", "outcome": "ok", "cause": ""}])
+    put_csv(root / "reports/probe/cases.csv", [dict.fromkeys(PROBED, "") | {"case": "sam3-1008-peft", "outcome": "ok"}])
     put(root / "reports/env.json", json.dumps({"torch": "2.15.0"}))
 
 
