@@ -119,7 +119,8 @@ def latest(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
 
 
 def _states(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*-*.safetensors"))
+    """By step as a number: by name, the first of epoch 100 came before those of epoch 99 and was dropped."""
+    return sorted(folder.glob("*-*.safetensors"), key=lambda path: int(path.stem.split("-")[0]))
 
 
 @contextmanager

@@ -152,6 +152,14 @@ def test_killed_anywhere_it_ends_with_the_same_bytes(project, arm, events):
             files._remove(Path("models") / arm)
 
 
+def test_the_last_state_is_the_last_however_many_digits_its_step_has(tmp_path):
+    """Epoch 100 after epoch 99: names of unequal length do not sort as numbers do."""
+    for epoch in (98, 99, 100, 101):
+        checkpoints.save(tmp_path, epoch * 10**6, {"x": torch.ones(1)}, {"epoch": epoch})
+    assert checkpoints.latest(tmp_path)[1] == {"epoch": 101}
+    assert len(list(tmp_path.iterdir())) == checkpoints.KEPT
+
+
 def test_other_settings_do_not_go_on_with_it(project, change):
     assert stage("encode_frozen").returncode == 0
     assert stage("train_frozen", "step", 3).returncode == -signal.SIGKILL
