@@ -101,7 +101,7 @@ def encode_arm(name: ArmName, settings: Settings, end: int) -> None:
         weights=read_json(RECORD),
         encoder=settings.encoder.model_dump(),
         preset=settings.preset.model_dump(),
-        device=str(device()),
+        device=device().type,  # not which of them: a run that goes on may get another one
         threads=hardware().threads,
     )
     if ranks.rank():

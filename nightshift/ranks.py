@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from importlib import import_module
 from typing import Any
 
@@ -20,7 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from nightshift import errors
+from nightshift import errors, leases
 from nightshift.compute import device
 from nightshift.settings import hardware
 
@@ -61,19 +62,32 @@ def of_first(value: Any) -> Any:
 def run(stage: str) -> None:
     """Run `work()` of a stage module here, in new processes of this machine, or as the rank that this process is.
 
-    Raises UserError where hardware.yaml asks for more processes than there are GPUs to run them.
+    It has a device to itself in each process, and waits for it. Raises UserError as `leases.leased` does.
     """
-    processes, gpus = hardware().processes, torch.cuda.device_count()
-    if device().type == "cuda" and processes > gpus:
-        raise errors.UserError(
-            f"hardware.yaml: processes: {processes}, but there are {gpus} GPUs; set processes: {gpus}"
-        )
+    name, processes = stage.rpartition(".")[2], hardware().processes
     if "RANK" in os.environ:
-        _joined(import_module(stage).work)
+        _launched(stage, name)
     elif processes == 1:
-        import_module(stage).work()
+        with leases.leased(name):
+            import_module(stage).work()
     else:
-        _spawn(stage, processes)
+        with leases.leased(name, processes) as devices:
+            _spawn(stage, devices or list(range(processes)))
+
+
+def _launched(stage: str, name: str) -> None:
+    """As a rank that a launcher has started. The first rank of a machine leases the first devices for all of them.
+
+    The others wait where all ranks meet, as long as torch lets them (10 minutes or more). One each would not do: two
+    runs could then hold one device each and wait for the other one.
+    """
+    local = int(os.environ.get("LOCAL_RANK", 0))
+    count = int(os.environ.get("LOCAL_WORLD_SIZE", local + 1))
+    devices = leases.numbers(count)[:count]
+    with leases.leased(name, count, devices) if local == 0 else nullcontext():
+        if devices:
+            os.environ["LOCAL_RANK"] = str(devices[local])
+        _joined(import_module(stage).work)
 
 
 def _joined(work: Callable[[], None]) -> None:
@@ -89,11 +103,12 @@ def _joined(work: Callable[[], None]) -> None:
     state.destroy_process_group()
 
 
-def _spawn(stage: str, processes: int) -> None:
+def _spawn(stage: str, devices: list[int]) -> None:
+    """A process for each of the devices. accelerate and `compute.device` take LOCAL_RANK for the number of the GPU."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    context = torch.multiprocessing.spawn(_rank, (stage, processes, port), processes, join=False)
+    context = torch.multiprocessing.spawn(_rank, (stage, devices, port), len(devices), join=False)
 
     def pass_on(number: int, _: object) -> None:
         for process in context.processes:
@@ -109,8 +124,9 @@ def _spawn(stage: str, processes: int) -> None:
         sys.exit(1)  # the rank has said why
 
 
-def _rank(number: int, stage: str, processes: int, port: int) -> None:
-    place = {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+def _rank(number: int, stage: str, devices: list[int], port: int) -> None:
+    size = len(devices)
+    place = {"RANK": number, "LOCAL_RANK": devices[number], "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
     os.environ.update({key: str(value) for key, value in place.items()} | {"MASTER_ADDR": "127.0.0.1"})
     os.environ["MASTER_PORT"] = str(port)
     threading.Thread(target=_die_with_parent, daemon=True).start()

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from nightshift.errors import UserError, nearest
 from nightshift.parsing import read_yaml
@@ -125,10 +125,23 @@ class Lora(Frozen):
     activation_checkpointing: bool
 
 
+def _distinct(numbers: list[int]) -> list[int]:
+    if len(set(numbers)) < len(numbers):
+        raise ValueError("not distinct")
+    return numbers
+
+
 class Hardware(Section):
-    """Where it runs. None of this may change a result; threads and processes do in the last bits."""
+    """Where it runs. None of this may change a result; threads and processes do in the last bits.
+
+    `devices`, `busy`: see nightshift/leases.py.
+    """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: (
+        Literal["auto"] | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_distinct)]
+    ) = Field(default="auto", description="auto, or a list of different numbers from 0, as [0, 1]")
+    busy: Literal["wait", "refuse"] = "wait"
     threads: Positive = 2
     processes: Positive = 1
     checkpoint_minutes: Annotated[float, Field(ge=0, strict=False)] = 10

@@ -1,11 +1,12 @@
 """The frozen arm on the test cases -> reports/evaluation/frozen."""
 
-from nightshift import evaluation, settings
+from nightshift import evaluation, leases, settings
 from nightshift.errors import run
 
 
 def main() -> None:
-    evaluation.evaluate_arm("frozen", settings.read(), open_adapters=lambda trunk, folder: None)
+    with leases.leased("evaluate_frozen"):
+        evaluation.evaluate_arm("frozen", settings.read(), open_adapters=lambda trunk, folder: None)
 
 
 if __name__ == "__main__":

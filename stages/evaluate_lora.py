@@ -1,11 +1,12 @@
 """The LoRA arm on the test cases -> reports/evaluation/lora."""
 
-from nightshift import evaluation, lora, settings
+from nightshift import evaluation, leases, lora, settings
 from nightshift.errors import run
 
 
 def main() -> None:
-    evaluation.evaluate_arm("lora", settings.read(), open_adapters=lora.load_adapters)
+    with leases.leased("evaluate_lora"):
+        evaluation.evaluate_arm("lora", settings.read(), open_adapters=lora.load_adapters)
 
 
 if __name__ == "__main__":

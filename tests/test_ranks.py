@@ -130,5 +130,5 @@ def test_more_processes_than_gpus_are_refused(checkout, monkeypatch):
     Path("hardware.yaml").write_text("device: cuda\nprocesses: 3\n")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(UserError, match="processes: 3, but there are 2 GPUs; set processes: 2"):
+    with pytest.raises(UserError, match="3 processes, but there are 2 GPUs; set processes: 2"):
         ranks.run("stages.train_lora")

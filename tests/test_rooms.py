@@ -13,7 +13,7 @@ FLOORS = [
     ["files", "parsing", "loading", "presets", "pictures"],
     ["settings", "footprint"],
     ["weights", "gate", "compute", "cost", "inventory", "shards", "anatomy", "rope"],
-    ["projection", "sources"],
+    ["projection", "sources", "leases"],
     ["simulator", "cases"],
     ["framing", "encoder", "metrics"],
     ["rotation", "wrapping", "lora", "segmenter"],

@@ -229,6 +229,12 @@ def test_wrong_hardware(checkout):
     assert message(settings.hardware) == "hardware.yaml: unknown key 'devise'; did you mean 'device'?"
     (checkout / "hardware.yaml").write_text("device: gpu\n")
     assert message(settings.hardware).startswith("hardware.yaml: device: ")
+    for devices in ("[0, 0]", "[]", "[-1]", "[true]", "0", "all"):
+        (checkout / "hardware.yaml").write_text(f"devices: {devices}\n")
+        told = "hardware.yaml: devices: expected auto, or a list of different numbers from 0, as [0, 1]"
+        assert message(settings.hardware) == told
+    (checkout / "hardware.yaml").write_text("busy: never\n")
+    assert message(settings.hardware).startswith("hardware.yaml: busy: Input should be 'wait' or 'refuse'")
 
 
 def test_settings_cannot_be_changed(checkout):
