@@ -93,15 +93,15 @@ class Train(Section):
 
 
 class Frozen(Section):
-    """Only overrides of `train`."""
+    """Overrides of `train` for one arm; null where there is none."""
 
-    epochs: Positive | None = None
-    batch_size: Positive | None = None
-    micro_batch: Positive | Literal["all"] | None = Field(default=None, description="a number of cases, or all")
-    learning_rate: Rate | None = None
-    weight_decay: Annotated[float, Field(ge=0)] | None = None
-    clip_norm: Rate | None = None
-    warmup: Fraction | None = None
+    epochs: Positive | None
+    batch_size: Positive | None
+    micro_batch: Positive | Literal["all"] | None = Field(description="a number of cases, or all")
+    learning_rate: Rate | None
+    weight_decay: Annotated[float, Field(ge=0)] | None
+    clip_norm: Rate | None
+    warmup: Fraction | None
 
 
 class Compare(Section):
