@@ -6,7 +6,6 @@ run, or none after an edit: settings are read from dvc.lock, which has those tha
 """
 
 import json
-import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from typing import Any
 import yaml
 
 from nightshift.errors import UserError
+from nightshift.parsing import at, parse
 
 ARMS = ("frozen", "lora")
 STEPS = ("encode", "train", "evaluate")
@@ -30,15 +30,6 @@ Params = dict[str, dict[str, Any]]  # by file, as the file has them; in dvc.lock
 Settings = dict[str, dict[str, str]]  # by section of params.yaml or file of conf/, values as text
 Read = Callable[[str, str], str | None]  # the text of a file at a revision, None where it has no such file
 Cached = Callable[[str], dict[str, Any] | None]  # the JSON object of this hash, None where DVC's cache has none
-
-
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # in C, where there is one: a lock has 2000 lines
-    """With YAML 1.2's floats, as in nightshift/parsing.py: 1e-05 is no text."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
 
 
 @dataclass
@@ -137,7 +128,7 @@ def _metrics(text: str | None) -> dict[str, Any] | None:
 def _locked(lock: str) -> Params:
     """What compare last ran with, which is all settings; empty where it has not run."""
     try:
-        return yaml.load(lock, _Loader)["stages"]["compare"]["params"]  # noqa: S506, a SafeLoader
+        return parse(lock)["stages"]["compare"]["params"]
     except (yaml.YAMLError, KeyError, TypeError):
         return {}
 
@@ -151,16 +142,10 @@ def _mixed(data: dict[str, Any]) -> bool:
 def _run_with(params: Params, locked: Params) -> bool:
     """Whether the params that the lock has are those of the files."""
     return all(
-        _text(_at(params.get(file, {}), key)) == _text(value)
+        _text(at(params.get(file, {}), key)) == _text(value)
         for file, values in locked.items()
         for key, value in values.items()
     )
-
-
-def _at(values: Any, key: str) -> Any:
-    for name in key.split("."):
-        values = values.get(name) if isinstance(values, dict) else None
-    return values
 
 
 def _text(value: Any) -> str:

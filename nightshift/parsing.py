@@ -10,12 +10,12 @@ import yaml
 from nightshift.errors import UserError
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # in C, where there is one: dvc.lock has 2000 lines
     """YAML 1.2 floats: DVC writes `-S train.learning_rate=0.00001` as 1e-05, which YAML 1.1 takes for text."""
 
 
 _Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+"), list("-+.0123456789")
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
 )
 
 
@@ -25,7 +25,7 @@ def read_yaml(path: Path, changes: Sequence[str] = ()) -> dict[str, Any]:
     Raises UserError: no such file, no YAML, no mapping, or a change of a section that it does not have.
     """
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}  # noqa: S506, a SafeLoader
+        values = parse(path.read_text(encoding="utf-8")) or {}
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run from the project's root") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -41,6 +41,18 @@ def read_yaml(path: Path, changes: Sequence[str] = ()) -> dict[str, Any]:
         if not sections or not isinstance(section, dict):
             raise UserError(f"-S {change}: expected SECTION.KEY=VALUE with a section of {path}")
         section[last] = value
+    return values
+
+
+def parse(text: str) -> Any:
+    """YAML with 1.2's floats."""
+    return yaml.load(text, _Loader)  # noqa: S506, a SafeLoader
+
+
+def at(values: Any, key: str) -> Any:
+    """The value at a dotted key, None where there is none."""
+    for name in key.split("."):
+        values = values.get(name) if isinstance(values, dict) else None
     return values
 
 

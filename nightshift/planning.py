@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import psutil
 import torch
 from torch import Tensor
 
@@ -25,6 +26,17 @@ from nightshift.steps import add_gradients, at_once, optimiser_of
 STEPS, SECONDS = 20, 60.0  # per arm: that many measured steps, fewer where they would take longer
 OVERHEAD = 1.1  # of what tensors take: fragments, and what kernels use inside themselves
 CONTEXT = 2**30  # bytes of a GPU that CUDA, cuDNN and the kernels themselves take
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Of one arm: bytes of memory it needs and the device has, bytes of cache; `took` None where it does not fit."""
+
+    need: int
+    memory: int
+    kept: int
+    took: "Time | None"
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -157,6 +169,31 @@ def _seconds(device: torch.device, call: Callable[[], object]) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter() - start
+
+
+def forecast(name: ArmName, settings: Settings, device: torch.device, process: int, progress: Callable) -> Forecast:
+    """What the arm will take here. `process`: bytes that a process takes before any tensor."""
+    cases, memory = counts(settings), memory_of(device)
+    need, kept = needed(tensors(name, settings), device, process), disk_bytes(name, settings, cases)
+    if need > memory:
+        return Forecast(need, memory, kept, None, 0.0)
+    took = measure(name, settings, device, progress)
+    return Forecast(need, memory, kept, took, total_seconds(name, settings, cases, took))
+
+
+def memory_of(device: torch.device) -> int:
+    """Bytes that the device has, in use or not."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return psutil.virtual_memory().total
+
+
+def advice(name: ArmName, settings: Settings, device: torch.device, process: int, memory: int) -> str:
+    """The mildest settings with which the arm fits, as `-S` takes them."""
+    for told, changed in options(name, settings):
+        if needed(tensors(name, changed), device, process) <= memory:
+            return " ".join(f"-S {key}={value}" for key, value in told.items())
+    return "a smaller encoder.resolution"
 
 
 def total_seconds(name: ArmName, settings: Settings, cases: dict[str, int], took: Time) -> float:

@@ -36,7 +36,7 @@ def probe_cases(settings: Settings) -> list[Row]:
     shallow = full.model_copy(update={"embed_dim": 32, "num_heads": 1, "depth": 2, "global_blocks": [1], "d_model": 16})
     rows = [*_sizes(full, settings.probe.resolutions), *_values(shallow), *_loaded(shallow)]
     rows += [*_wrappers(full, shallow, settings.probe.ddp), *_on_gpus(shallow)]
-    return rows + [_configured(settings, adapter) for adapter in ("none", "peft")]
+    return rows + [configured(settings, adapter) for adapter in ("none", "peft")]
 
 
 def _sizes(full: Encoder, sides: list[int]) -> list[Row]:
@@ -171,7 +171,7 @@ def _on_gpus(shallow: Encoder) -> list[Row]:
     return rows
 
 
-def _configured(settings: Settings, adapter: str) -> Row:
+def configured(settings: Settings, adapter: str) -> Row:
     """The encoder as params.yaml describes it, at its resolution, with the LoRA arm's adapters or without."""
     trunk = encoder.configured(settings, "meta").trunk
     if adapter == "peft":

@@ -23,3 +23,13 @@ def steps_bar(label: str, total: int, done: int = 0) -> Iterator[Callable[[int],
 def say(line: str) -> None:
     """Print a line above any bar that is running."""
     tqdm.write(line)
+
+
+def gigabytes(size: float) -> str:
+    return f"{size / 1e9:.1f} GB"
+
+
+def hours(seconds: float) -> str:
+    if seconds > 5400:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.0f} min" if seconds > 90 else f"{seconds:.0f} s"

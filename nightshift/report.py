@@ -5,6 +5,7 @@ Sentences are made in wording.py and pictures in figures.py and overlays.py; tem
 
 import base64
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,11 +33,13 @@ PROBE = Path("reports/probe")
 class About:
     """What is compared, in a line, how to do it again, and what only a run of the pipeline has.
 
-    `matrix`: the probe's picture as a data URI; `settings`: the text of each file.
+    `notes`: what else could be wrong with the comparison; `matrix`: the probe's picture as a data URI; `settings`: the
+    text of each file.
     """
 
     what: str
     commands: list[str]
+    notes: list[str] = field(default_factory=list)
     probe: Row | None = None
     probe_cases: list[Row] = field(default_factory=list)
     matrix: str = ""
@@ -44,11 +47,12 @@ class About:
     settings: dict[str, str] = field(default_factory=dict)
 
 
-def about_run(chosen: Settings, arms: dict[str, ArmResults]) -> About:
-    """Raises UserError for a file that is missing or is not what its stage writes."""
+def about_run(chosen: Settings, arms: dict[str, ArmResults], notes: Sequence[str] = ()) -> About:
+    """With `notes` among its limits. Raises UserError for a file that is missing or is not what its stage writes."""
     return About(
         what=f"Encoder {chosen.use.encoder}, data {chosen.use.data}.",
         commands=commands(arms),
+        notes=list(notes),
         probe=read_record(PROBE / "verdict.json", "torch", "sam3", "hypotheses"),
         probe_cases=read_table(PROBE / "cases.csv", (), ("case", "outcome", "cause")),
         matrix=_picture(PROBE / "matrix.svg"),
@@ -73,7 +77,7 @@ def contents(arms: dict[str, ArmResults], summary: Row, panels: list[Row], about
         "rest": rest,
         "interval": wording.interval(measures["dice"]["interval"]),
         "random_weights": any(card["weights"]["path"] == "random" for arm in arms.values() for card in arm.cards),
-        "limits": wording.limits(arms, level),
+        "limits": [*about.notes, *wording.limits(arms, level)],
         "units": units(cases[0]),
         "confidence": f"{100 * (1 - level):g} %",
         "measures": [_measure(name, measures[name]) for name in MEASURES],

@@ -36,12 +36,12 @@ class ArmResults:
     probe: Row = field(default_factory=dict)
 
 
-def read_arm(arm: str) -> ArmResults:
-    """Raises UserError for a file that is missing or is not what its stage writes."""
-    folder, cost = Path("reports/evaluation") / arm, ("seconds", "peak_memory_bytes", "machine", "revision")
+def read_arm(arm: str, root: Path = Path()) -> ArmResults:
+    """What lies below `root`. Raises UserError for a file that is missing or is not what its stage writes."""
+    folder, cost = root / "reports/evaluation" / arm, ("seconds", "peak_memory_bytes", "machine", "revision")
     cards = [
         read_record(path, "seed", "settings", "data_hash", "weights", "epoch", "threshold", "val_dice", "cases")
-        for path in Path("models", arm).glob("seed-*/card.json")
+        for path in (root / "models" / arm).glob("seed-*/card.json")
     ]
     if not cards:
         raise UserError(f"models/{arm}: no seed-N/card.json in it yet; `dvc repro` makes it")
@@ -49,13 +49,13 @@ def read_arm(arm: str) -> ArmResults:
     ablations = read_table(folder / "ablations.csv", ("seed", "dice"), ("case_id", "patient_id", "ablation"))
     if {row["case_id"] for row in ablations} - {row["case_id"] for row in cases}:
         raise UserError(f"{folder.as_posix()}/ablations.csv: not the cases of cases.csv; `dvc repro` makes it anew")
-    curves = read_table(f"reports/curves/{arm}.csv", ("seed", "epoch", *CURVES))
+    curves = read_table(root / f"reports/curves/{arm}.csv", ("seed", "epoch", *CURVES))
     for rows, what in ((cases, folder.as_posix()), (curves, f"reports/curves/{arm}.csv")):
         if {row["seed"] for row in rows} != {card["seed"] for card in cards}:
             raise UserError(f"{what}: not the seeds that models/{arm} has; `dvc repro` makes it anew")
-    costs = {step: read_record(f"reports/cost/{step}_{arm}.json", *cost) for step in STEPS}
+    costs = {step: read_record(root / f"reports/cost/{step}_{arm}.json", *cost) for step in STEPS}
     trained = ("parameters_trained", "seconds_per_epoch", "cases_per_second")
-    costs["train"] = read_record(f"reports/cost/train_{arm}.json", *cost, *trained)
+    costs["train"] = read_record(root / f"reports/cost/train_{arm}.json", *cost, *trained)
     cards.sort(key=lambda card: card["seed"])
     return ArmResults(
         cases=cases,
@@ -65,7 +65,7 @@ def read_arm(arm: str) -> ArmResults:
         curves=curves,
         cards=cards,
         costs=costs,
-        probe=read_record(f"reports/probe/{arm}.json", "ok", "cause", "cure"),
+        probe=read_record(root / f"reports/probe/{arm}.json", "ok", "cause", "cure"),
     )
 
 

@@ -16,7 +16,7 @@ from nightshift.compute import device as chosen_device
 from nightshift.compute import seed_everything
 from nightshift.encoder import count_parameters
 from nightshift.errors import UserError, run
-from nightshift.progress import bar, say
+from nightshift.progress import bar, gigabytes, hours, say
 from nightshift.settings import Settings
 
 ARMS = {"frozen": "Frozen", "lora": "LoRA"}
@@ -38,7 +38,6 @@ def plan(chosen: Settings) -> None:
     """Print the plan. Raises UserError, with what to set instead, where an arm does not fit."""
     seed_everything(0)
     device, process = chosen_device(), psutil.Process().memory_info().rss
-    memory = memory_of(device)
     disk = shutil.disk_usage(Path.cwd()).free
     cases = planning.counts(chosen)
     grid, depth = chosen.resolution // chosen.preset.patch_size, chosen.preset.depth
@@ -47,44 +46,29 @@ def plan(chosen: Settings) -> None:
     say(f"{chosen.use.data}: " + ", ".join(f"{n} {name}" for name, n in cases.items()) + f" cases; on {device}")
     problems, cached = [], 0
     for name, label in ARMS.items():
-        start = planning.start_of(name, chosen)
         trained = count_parameters(planning.new_arm(name, chosen, "meta"))
-        kept = planning.disk_bytes(name, chosen, cases)
-        peak = planning.needed(planning.tensors(name, chosen), device, process)
+        found = planning.forecast(name, chosen, device, process, bar(f"  {name}", "step"))
+        start = planning.start_of(name, chosen)
         say(f"\n{label}: {start} of {depth} blocks once per case, {trained:,} parameters trained")
-        say(f"  peak memory   {_gb(peak)} of {_gb(memory)}")
-        say(f"  cache on disk {_gb(kept)} of {_gb(disk)} free")
-        if peak > memory:
-            need = (
-                (told, planning.needed(planning.tensors(name, s), device, process))
-                for told, s in planning.options(name, chosen)
-            )
-            told = next((told for told, size in need if size <= memory), None)
-            advice = (
-                " ".join(f"-S {key}={value}" for key, value in told.items()) if told else "a smaller encoder.resolution"
-            )
-            problems.append(f"the {name} arm needs {_gb(peak)} of memory and there are {_gb(memory)}; try {advice}")
+        say(f"  peak memory   {gigabytes(found.need)} of {gigabytes(found.memory)}")
+        say(f"  cache on disk {gigabytes(found.kept)} of {gigabytes(disk)} free")
+        if found.took:
+            measured = f"from {found.took.measured}, {found.took.step:.2f} s per batch"
+            say(f"  time          {hours(found.seconds)}, {measured}")
         else:
-            took = planning.measure(name, chosen, device, bar(f"  {name}", "step"))
-            total = planning.total_seconds(name, chosen, cases, took)
-            say(f"  time          {_time(total)}, from {took.measured}, {took.step:.2f} s per batch")
-        cached += kept
+            problems.append(
+                f"the {name} arm needs {gigabytes(found.need)} of memory and there are {gigabytes(found.memory)}; try "
+                f"{planning.advice(name, chosen, device, process, found.memory)}"
+            )
+        cached += found.kept
     if cached > disk:
         problems.append(
-            f"the caches need {_gb(cached)} of disk and {_gb(disk)} are free; free some, or lower encoder.resolution"
+            f"the caches need {gigabytes(cached)} of disk and {gigabytes(disk)} are free; free some, or lower "
+            "encoder.resolution"
         )
     if problems:
         raise UserError("it does not fit: " + "; ".join(problems))
     print("\nit fits")
-
-
-def memory_of(device: torch.device) -> int:
-    """Bytes that the device has, in use or not."""
-    return (
-        torch.cuda.get_device_properties(device).total_memory
-        if device.type == "cuda"
-        else psutil.virtual_memory().total
-    )
 
 
 def cards(changes: Sequence[str]) -> None:
@@ -107,18 +91,8 @@ def cards(changes: Sequence[str]) -> None:
             fitting = ((told, need) for (told, _), need in zip(rows, needs, strict=True) if need <= size * 10**9)
             told, need = next(fitting, (None, 0))
             what = "does not fit" if told is None else ", ".join(f"`{k}={v}`" for k, v in told.items()) or "as it is"
-            cells.append(what + (f" ({_gb(need)})" if need else ""))
+            cells.append(what + (f" ({gigabytes(need)})" if need else ""))
         print(f"| {side} px | " + " | ".join(cells) + " |")
-
-
-def _gb(size: float) -> str:
-    return f"{size / 1e9:.1f} GB"
-
-
-def _time(seconds: float) -> str:
-    if seconds > 5400:
-        return f"{seconds / 3600:.1f} h"
-    return f"{seconds / 60:.0f} min" if seconds > 90 else f"{seconds:.0f} s"
 
 
 if __name__ == "__main__":

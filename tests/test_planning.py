@@ -80,10 +80,10 @@ def test_what_does_not_fit_ends_with_settings_that_do(small, monkeypatch, capsys
     sizes = {tuple(told.items()): planning.tensors("lora", s) for told, s in planning.options("lora", settings)}
     monkeypatch.setattr(planning, "needed", lambda peak, device, process: peak)
     enough = sizes[(("lora.micro_batch", "2"),)]
-    monkeypatch.setattr("stages.plan.memory_of", lambda device: enough)
+    monkeypatch.setattr("nightshift.planning.memory_of", lambda device: enough)
     with pytest.raises(UserError, match=r"the lora arm needs .* try -S lora.micro_batch=2$"):
         plan.main([])
-    monkeypatch.setattr("stages.plan.memory_of", lambda device: 1000)
+    monkeypatch.setattr("nightshift.planning.memory_of", lambda device: 1000)
     with pytest.raises(
         UserError, match=r"the frozen arm needs .* try a smaller encoder.resolution; the lora arm needs"
     ):

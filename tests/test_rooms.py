@@ -27,8 +27,10 @@ FLOORS = [
     ["overlays"],
     ["report"],
     ["comparison"],
+    ["night"],
+    ["morning"],
 ]
-COMMANDS = {"plan", "leaderboard"}  # for people: `python -m stages.plan`, no parts of the pipeline
+COMMANDS = {"plan", "leaderboard", "night"}  # for people: `python -m stages.plan`, no parts of the pipeline
 LORA_STAGES = {"probe", "encode_lora", "train_lora", "evaluate_lora"}
 
 
