@@ -34,6 +34,7 @@ from nightshift.settings import root
 FOLDER = Path(".nightshift/checkpoints")
 PACKAGES = ("torch", "sam3", "peft", "safetensors", "numpy")
 KEPT = 2
+POLL = 0.1  # seconds
 
 
 class Interrupted(UserError):
@@ -57,18 +58,31 @@ def folder_of(stage: str, identity: str) -> Path:
 
 
 @contextmanager
-def run_folder(stage: str, identity: str) -> Iterator[Path]:
+def run_folder(stage: str, identity: str, *, wait: bool = False) -> Iterator[Path]:
     """The folder of this run of `stage`, locked while in use; the lock dies with its process.
 
-    Raises UserError when another process is at this very run: killing DVC alone leaves the trainer running.
+    Another process may be at this very run: a second worker of the queue, or a trainer whose DVC was killed.
+    With `wait`, this one goes on from what that one leaves; else raises UserError.
     """
     folder = folder_of(stage, identity)
-    folder.mkdir(parents=True, exist_ok=True)
+    lock, busy, told = FileLock(folder / "lock", timeout=0), f"another process is at this very run of {stage}", False
+    while not lock.is_locked:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire()
+        except FileNotFoundError:  # tidied away in this moment
+            continue
+        except Timeout:
+            if not wait:
+                raise UserError(f"{busy} ({folder}); wait for it, or stop it") from None
+            if not told:
+                print(f"{busy} ({folder}); this one waits for it", flush=True)  # at once, also into a log
+            told = True
+            time.sleep(POLL)
     try:
-        with FileLock(folder / "lock", timeout=0):
-            yield folder
-    except Timeout:
-        raise UserError(f"another process is at this very run of {stage} ({folder}); wait for it, or stop it") from None
+        yield folder
+    finally:
+        lock.release()
 
 
 def finished(stage: str, identity: str, output: Path) -> None:
@@ -81,8 +95,12 @@ def tidy(stage: str, output: Path) -> None:
     notes = list((root() / FOLDER / stage).glob("*/finished.json"))
     made = _mark(output) if notes else ""
     for note in notes:
-        if json.loads(note.read_text(encoding="utf-8"))["output"] == made:
-            shutil.rmtree(note.parent, ignore_errors=True)
+        try:
+            if json.loads(note.read_text(encoding="utf-8"))["output"] == made:
+                with FileLock(note.parent / "lock", timeout=0):
+                    shutil.rmtree(note.parent, ignore_errors=True)
+        except (FileNotFoundError, Timeout):  # another worker of the queue tidied it away, or goes on with it
+            pass
 
 
 def _mark(output: Path) -> str:

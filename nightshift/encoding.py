@@ -107,7 +107,8 @@ def encode_arm(name: ArmName, settings: Settings, end: int) -> None:
     if ranks.rank():
         _encode_splits(splits, counts, end, level, settings, checkpoints.folder_of(stage, identity))
         return
-    with cost.recorded(stage) as record, checkpoints.run_folder(stage, identity) as states:
+    alone = ranks.size() == 1  # the other ranks would give up on one that waits
+    with checkpoints.run_folder(stage, identity, wait=alone) as states, cost.recorded(stage) as record:
         cases = sum(counts.values())
         needed, free = cases * bytes_per_case(settings, level), shutil.disk_usage(states).free
         present = sum(path.stat().st_size for path in states.rglob("*.safetensors"))

@@ -45,5 +45,6 @@ def hash_files(paths: list[Path], progress: Callable[[Iterable], Iterable]) -> l
         name = path.relative_to(root()) if path.is_relative_to(root()) else path  # the same from a queued run
         rows.append({"path": name.as_posix(), "size": status.st_size, "sha256": entry[2]})
     if fresh:
-        write_json(cache_file, known | fresh)
+        there = {key: entry for key, entry in known.items() if Path(key).exists()}  # not those of past queued runs
+        write_json(cache_file, there | fresh)
     return rows

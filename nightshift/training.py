@@ -180,9 +180,10 @@ def _places(name: ArmName, shared: dict[str, Any]) -> Iterator[tuple[dict[str, A
     stage, where = f"train_{name}", {"device": chosen_device().type, "threads": hardware().threads}
     checkpoints.tidy(f"encode_{name}", ENCODED / name)
     identity = checkpoints.fingerprint(**shared, **where, processes=ranks.size())
+    alone = ranks.size() == 1  # the other ranks would give up on one that waits
     with (
+        checkpoints.run_folder(stage, identity, wait=alone) as states,
         cost.recorded(stage) as record,
-        checkpoints.run_folder(stage, identity) as states,
         replacing(MODELS / name) as folder,
     ):
         folder.mkdir()  # now: a folder that cannot be written must not cost a night

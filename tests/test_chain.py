@@ -129,11 +129,14 @@ def test_two_clones_agree_byte_for_byte(first, tmp_path):
 
 
 def test_only_the_lora_arm_follows_lora(first):
-    """A param of the LoRA arm and its module rerun probe, the LoRA arm and compare; going back runs nothing."""
+    """A param of the LoRA arm and its module rerun probe, the LoRA arm and compare; going back runs nothing.
+
+    What is kept of its prefix follows only from where it ends: a sweep over ranks encodes it once.
+    """
     arm = {"probe", "encode_lora", "train_lora", "evaluate_lora"}
     edit(first, "params.yaml", {"lora.rank": 3})
     done = ran(first) - ALWAYS
-    assert done == arm | {"compare"}
+    assert done == (arm | {"compare"}) - {"encode_lora"}
     edit(first, "params.yaml", {"lora.rank": 2})
     assert ran(first) == ALWAYS
     module = first / "nightshift/lora.py"

@@ -207,6 +207,28 @@ def test_two_processes_never_share_a_run(checkout):
         pass
 
 
+def test_a_second_worker_waits_and_goes_on_from_what_the_first_leaves(checkout):
+    """What it waits for is not tidied away under it; where it is gone already, the folder is made again."""
+    code = (
+        "from nightshift import checkpoints, files\n"
+        "with checkpoints.run_folder('train_lora', 'abc', wait=True) as folder: print(sorted(folder.glob('s*')))"
+    )
+    waiting = {"env": os.environ | {"PYTHONPATH": str(ROOT)}, "stdout": subprocess.PIPE, "text": True}
+    files.write_text("models/lora/x", "1")
+    for removed in (False, True):
+        with checkpoints.run_folder("train_lora", "abc") as folder:
+            second = subprocess.Popen([sys.executable, "-c", code], **waiting)
+            assert second.stdout.readline().endswith("abc); this one waits for it\n")
+            files.write_text(folder / "state", "1")
+            checkpoints.finished("train_lora", "abc", Path("models/lora"))
+            checkpoints.tidy("train_lora", Path("models/lora"))
+            assert (folder / "state").exists()
+            if removed:
+                shutil.rmtree(folder, ignore_errors=True)
+        told, _ = second.communicate(timeout=60)
+        assert second.returncode == 0 and ("state" in told) is not removed
+
+
 def test_a_run_is_kept_until_the_next_stage_starts(checkout):
     made = Path("models/lora")
     files.write_text(made / "x", "1")

@@ -278,6 +278,11 @@ def test_hashes_follow_the_content_and_not_time_or_place(manifest, monkeypatch, 
     assert inventory.hash_folder(moved / "set") != folder
     with pytest.raises(UserError, match="no such file"):
         inventory.hash_files([moved / "set/p0/cine.npy"], iter)
+    monkeypatch.delenv("DVC_ROOT")
+    files.write_json(inventory.CACHE, files.read_json(inventory.CACHE) | {"/of/a/queued/run": [1, 1, "x"]})
+    np.save(paths[1], np.load(paths[1]) + 1)
+    inventory.hash_files(paths, iter)
+    assert {Path(key) for key in files.read_json(inventory.CACHE)} == {path.absolute() for path in paths}
 
 
 @pytest.mark.parametrize(
