@@ -4,6 +4,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,6 @@ from nightshift import encoder
 from nightshift.settings import Encoder
 
 INSTALL = ("git clone", "make ", "python -m venv", "source ", "python -m pip install")
-
-
 OWN_TESTS = ("Param sets and sweeps", "Sharing")  # test_sweeps.py and test_sharing.py run these sections
 
 
@@ -76,6 +75,8 @@ def test_every_command_of_the_readme_runs(tmp_path):
         lines = [line.replace(full, stand_in) for line in lines]
     assert len(lines) >= 7
     for line in lines:
+        while line.endswith("night collect") and re.search("queued|running", typed(folder, "stages.night status")):
+            time.sleep(2)  # the morning
         typed(folder, line)
 
 
