@@ -78,7 +78,7 @@ def find(name: str | None) -> Night:
 def untracked() -> list[str]:
     """Files of WATCHED that git does not know: a queued run works on a copy that lacks them."""
     listed = output("git", "ls-files", "--others", "--exclude-standard", "--", *WATCHED)
-    return listed.splitlines()
+    return [path for path in listed.splitlines() if Path(path).name != "dvc.lock"]  # which a run makes anew
 
 
 def queue(name: str, changes: list[str]) -> None:

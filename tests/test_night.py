@@ -117,6 +117,9 @@ def test_what_is_wrong_is_said_in_the_evening(checkout, arguments, message):
 
 def test_a_file_that_git_does_not_know_is_named(checkout):
     repository(checkout)
+    (checkout / "stages").mkdir()
+    (checkout / "stages/dvc.lock").write_text("")
+    assert night.untracked() == []
     shutil.copy("conf/data/synthetic.yaml", "conf/data/mine.yaml")
     with pytest.raises(UserError, match=r"`git add conf/data/mine\.yaml` first"):
         stage.main(["start", "-S", "use.data=mine"])
