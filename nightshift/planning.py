@@ -14,13 +14,14 @@ from torch import Tensor
 
 from nightshift import encoder, lora
 from nightshift.arms import Arm
-from nightshift.cases import SPLITS, given_split, made_split
 from nightshift.compute import autocast, give_memory_back
 from nightshift.encoding import bytes_per_case, kept_cases
 from nightshift.footprint import peak_bytes
+from nightshift.raw import SPLITS, RawCase
 from nightshift.settings import ArmName, Settings, Simulated
 from nightshift.simulator import Simulation, split_patients
-from nightshift.sources import RawCase, raw_cases
+from nightshift.sources import raw_cases
+from nightshift.splits import given_split, made_split
 from nightshift.steps import add_gradients, at_once, optimiser_of
 
 STEPS, SECONDS = 20, 60.0  # per arm: that many measured steps, fewer where they would take longer

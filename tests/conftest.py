@@ -20,9 +20,11 @@ from nightshift.compute import seed_everything
 from nightshift.encoding import encode
 from nightshift.errors import UserError
 from nightshift.files import write_json
+from nightshift.from_manifest import COLUMNS
+from nightshift.raw import RawCase
 from nightshift.settings import Folder, Manifest, Simulated
 from nightshift.shards import Shards
-from nightshift.sources import COLUMNS, RawCase, raw_cases
+from nightshift.sources import raw_cases
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from nightshift import footprint, planning
-from nightshift.cases import SPLITS
 from nightshift.compute import seed_everything
 from nightshift.errors import UserError
+from nightshift.raw import SPLITS
 from nightshift.settings import read
 from nightshift.steps import add_gradients, optimiser_of
 from stages import plan

@@ -11,10 +11,11 @@ import pytest
 from conftest import FOLDER, MANIFEST, fails, raw_case, write_manifest, written
 from PIL import Image
 
-from nightshift import cases, files, inventory, shards
+from nightshift import files, inventory, shards, splits
 from nightshift.errors import UserError
+from nightshift.from_manifest import COLUMNS
 from nightshift.settings import SYNTHETIC, Prepare, Simulated
-from nightshift.sources import COLUMNS, raw_cases, source_files
+from nightshift.sources import raw_cases, source_files
 
 PREPARE = Prepare(val=0.15, test=0.25, seed=0)
 
@@ -166,7 +167,7 @@ def test_prepared_cases_keep_native_sizes_values_and_angles(tmp_path):
 
 def test_given_split():
     raw = [raw_case(i, f"p{i // 2}", s) for i, s in enumerate(("train", "train", "val", "val", "test"))]
-    split = cases.given_split(raw)
+    split = splits.given_split(raw)
     assert {k: [int(c.case_id[-1]) for c in v] for k, v in split.items()} == {
         "train": [0, 1],
         "val": [2, 3],
@@ -179,17 +180,17 @@ def test_given_split():
         ({4: "train"}, "no case in test"),
     ):
         with pytest.raises(UserError) as caught:
-            cases.given_split([replace(c, split=changed.get(i, c.split)) for i, c in enumerate(raw)])
+            splits.given_split([replace(c, split=changed.get(i, c.split)) for i, c in enumerate(raw)])
         assert said in str(caught.value)
 
 
 def split_of(raw, prepare=PREPARE) -> dict[str, set[str]]:
-    return {name: {c.case_id for c in members} for name, members in cases.made_split(raw, prepare).items()}
+    return {name: {c.case_id for c in members} for name, members in splits.made_split(raw, prepare).items()}
 
 
 def test_made_split_is_by_patient_and_from_the_seed_alone():
     raw = [raw_case(i, f"p{i % 20}") for i in range(60)]
-    split = cases.made_split(raw, PREPARE)
+    split = splits.made_split(raw, PREPARE)
     patients = {name: {c.patient_id for c in members} for name, members in split.items()}
     assert {name: len(p) for name, p in patients.items()} == {"train": 12, "val": 3, "test": 5}
     assert (len(set.union(*patients.values())), sum(map(len, split.values()))) == (20, 60)
