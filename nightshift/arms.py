@@ -18,7 +18,7 @@ from nightshift.compute import autocast
 from nightshift.errors import UserError
 from nightshift.framing import frame_to_square, mask_to_square
 from nightshift.segmenter import Segmenter
-from nightshift.settings import Settings
+from nightshift.settings import ArmSettings, Settings
 from nightshift.shards import Shards
 
 ENCODED, MODELS = Path("data/encoded"), Path("models")
@@ -28,10 +28,11 @@ LEVELS = 3  # of the neck that the segmenter uses
 class Arm(nn.Module):
     """Logits (B, 1, R, R) from images, or from the tokens that the first `start` blocks made of them."""
 
-    def __init__(self, neck: encoder.Sam3DualViTDetNeck, start: int, settings: Settings) -> None:
+    def __init__(self, neck: encoder.Sam3DualViTDetNeck, start: int, settings: Settings | ArmSettings) -> None:
         super().__init__()
         self.neck, self.start, self.resolution = neck, start, settings.resolution
-        self.precision, self.checkpointing = settings.encoder.precision, settings.lora.activation_checkpointing
+        self.precision = settings.encoder.precision
+        self.checkpointing = settings.lora is not None and settings.lora.activation_checkpointing
         self.segmenter = Segmenter(settings.preset.d_model, settings.head, settings.view)
 
     def train(self, mode: bool = True) -> "Arm":

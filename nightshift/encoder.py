@@ -10,6 +10,8 @@ Shapes: B cases, an R x R square of pixels, a g x g grid of tokens with g = R //
 of its frozen blocks and train from there.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -19,7 +21,7 @@ from nightshift.compute import HALF
 from nightshift.loading import load
 from nightshift.progress import say
 from nightshift.rope import make_real, make_tables, set_grid  # before sam3: it imports sam3 without its warnings
-from nightshift.settings import Encoder, Settings
+from nightshift.settings import ArmSettings, Encoder, Settings
 from nightshift.weights import file_of
 
 from sam3.model.necks import Sam3DualViTDetNeck  # isort: skip
@@ -81,10 +83,13 @@ def build(preset: Encoder, device: str = "cpu") -> Sam3DualViTDetNeck:
     return neck.eval().requires_grad_(False)
 
 
-def configured(settings: Settings, device: str = "cpu") -> Sam3DualViTDetNeck:
+def configured(
+    settings: Settings | ArmSettings, device: str = "cpu", merge: Callable[[ViT], object] = lambda trunk: None
+) -> Sam3DualViTDetNeck:
     """The encoder that params.yaml describes: weights, tables `repaired` for its resolution or `as_shipped`, precision.
 
-    On `meta` it has no weights, whatever the settings say. Raises UserError for weights that are missing or do not fit.
+    What `merge` adds to the weights is rounded with them, once. On `meta` there are no weights, whatever the settings
+    say. Raises UserError for weights that are missing or do not fit.
     """
     file = None if device == "meta" else file_of(settings.encoder.weights)
     neck = build(settings.preset, "meta" if file else device)
@@ -94,6 +99,7 @@ def configured(settings: Settings, device: str = "cpu") -> Sam3DualViTDetNeck:
     if settings.encoder.rope == "repaired":
         make_real(neck.trunk)
         set_grid(neck.trunk, settings.resolution // settings.preset.patch_size)
+    merge(neck.trunk)
     if settings.encoder.precision in HALF:
         halve(neck, HALF[settings.encoder.precision])
     return neck

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -20,11 +21,12 @@ from nightshift import checkpoints, cost, encoder
 from nightshift.arms import MODELS, Arm, angles_of
 from nightshift.cases import PREPARED, Cases
 from nightshift.compute import device, seed_everything
+from nightshift.errors import UserError
 from nightshift.files import read_json, replacing, write_csv, write_json
 from nightshift.framing import frame_to_square, square_to_frame
 from nightshift.metrics import MEASURES, all_metrics
 from nightshift.progress import bar
-from nightshift.settings import ArmName, Settings
+from nightshift.settings import ArmName, ArmSettings, Settings
 from nightshift.views import FAR, Angles, apart
 
 WHO = ("seed", "case_id", "patient_id", "primary_angle", "secondary_angle")
@@ -131,7 +133,7 @@ def means(rows: list[dict[str, Any]]) -> dict[str, float | int]:
     }
 
 
-def evaluate_arm(name: ArmName, settings: Settings, open_adapters: Callable[[encoder.ViT, Path], Any]) -> None:
+def evaluate_arm(name: ArmName, settings: Settings, merge: Callable[[encoder.ViT, Path], Any]) -> None:
     """Every model of the arm on the test cases -> reports/evaluation/NAME."""
     cases, out = Cases(PREPARED / "test"), Path("reports/evaluation") / name
     checkpoints.tidy(f"train_{name}", MODELS / name)
@@ -144,7 +146,7 @@ def evaluate_arm(name: ArmName, settings: Settings, open_adapters: Callable[[enc
         start = time.perf_counter()
         for model in sorted((MODELS / name).iterdir()):
             card = read_json(model / "card.json")
-            arm = open_arm(model, settings, open_adapters)
+            arm = open_arm(model, settings, merge)
             progress = bar(f"evaluate {name}, seed {card['seed']}", "case")
             for found, more in zip(
                 (rows, ablated), evaluate(arm, cases, settings, card, pictures, progress), strict=True
@@ -157,9 +159,19 @@ def evaluate_arm(name: ArmName, settings: Settings, open_adapters: Callable[[enc
     print(f"{name} arm on {len(cases)} test cases: {out.as_posix()}")
 
 
-def open_arm(model: Path, settings: Settings, open_adapters: Callable[[encoder.ViT, Path], Any]) -> Arm:
-    """The trained arm in models/ARM/seed-N, ready to be asked."""
-    arm = Arm(encoder.configured(settings), settings.preset.depth, settings)
-    open_adapters(arm.neck.trunk, model)
-    arm.segmenter.load_state_dict(load_file(model / "head.safetensors"))
+def open_arm(model: Path, settings: Settings | ArmSettings, merge: Callable[[encoder.ViT, Path], Any]) -> Arm:
+    """The trained arm in models/ARM/seed-N, ready to be asked; `merge` puts what lies there into the trunk's weights.
+
+    Raises UserError for a head that is missing, damaged or of another encoder, and as `encoder.configured` does.
+    """
+    neck = encoder.configured(settings, merge=lambda trunk: merge(trunk, model))
+    arm, head = Arm(neck, settings.preset.depth, settings), model / "head.safetensors"
+    try:
+        arm.segmenter.load_state_dict(load_file(head))
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"{head}: not the head of this arm: {str(error).splitlines()[0]}") from None
     return arm.to(device()).eval()
+
+
+def nothing(trunk: encoder.ViT, model: Path) -> None:
+    """What the frozen arm merges."""

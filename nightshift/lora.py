@@ -6,6 +6,7 @@ Only the probe and the LoRA stages import this module, so mending it never touch
 from pathlib import Path
 
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
 
 from nightshift.encoder import ViT
 from nightshift.errors import UserError
@@ -52,6 +53,16 @@ def save_adapters(adapted: PeftModel, folder: Path) -> None:
     (folder / "README.md").unlink(missing_ok=True)
 
 
-def load_adapters(trunk: ViT, folder: Path) -> PeftModel:
-    """Open saved adapters on a fresh trunk, for inference, in place."""
-    return PeftModel.from_pretrained(trunk, folder)
+def merge_adapters(trunk: ViT, folder: Path) -> None:
+    """Add saved adapters to the weights of a fresh trunk, in place: W becomes W + (alpha / rank) B A.
+
+    Raises UserError for adapters that are missing, damaged or of another encoder.
+    """
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        if not (folder / name).is_file():
+            raise UserError(f"{folder}: no {name} in it; `dvc repro` makes it")  # peft would look on the hub
+    try:
+        # safe: into a copy, as the weights may still be pages of their file
+        PeftModel.from_pretrained(trunk, folder).merge_and_unload(safe_merge=True)
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        raise UserError(f"{folder}: not the adapters of this encoder: {str(error).splitlines()[0]}") from None

@@ -147,7 +147,31 @@ class Hardware(Section):
     checkpoint_minutes: Annotated[float, Field(ge=0, strict=False)] = 10
 
 
-class Settings(Section):
+class _Square:
+    """Has `encoder` and `preset`."""
+
+    @property
+    def resolution(self) -> int:
+        """Side of the square in pixels. Raises UserError if it is smaller than a patch."""
+        side = self.preset.img_size if self.encoder.resolution == "native" else self.encoder.resolution
+        if side < self.preset.patch_size:
+            raise UserError(
+                f"params.yaml: encoder.resolution {side} is less than a patch, {self.preset.patch_size} pixels"
+            )
+        return side
+
+
+class ArmSettings(_Square, Section, extra="ignore"):
+    """What a trained arm is made of, as its card has it; `lora` is None for the frozen arm."""
+
+    encoder: EncoderUse
+    view: View
+    head: Head
+    lora: Lora | None = None
+    preset: Encoder
+
+
+class Settings(_Square, Section):
     use: Use
     encoder: EncoderUse
     probe: Probe
@@ -170,16 +194,6 @@ class Settings(Section):
         """The data preset that `use.data` names."""
         return read_preset("data", self.use.data, Data).source
 
-    @property
-    def resolution(self) -> int:
-        """Side of the square in pixels. Raises UserError if it is smaller than a patch."""
-        side = self.preset.img_size if self.encoder.resolution == "native" else self.encoder.resolution
-        if side < self.preset.patch_size:
-            raise UserError(
-                f"params.yaml: encoder.resolution {side} is less than a patch, {self.preset.patch_size} pixels"
-            )
-        return side
-
     def train_for(self, arm: ArmName) -> Train:
         """`train` with the arm's own overrides."""
         own = getattr(self, arm)
@@ -196,12 +210,12 @@ def read(changes: Sequence[str] = ()) -> Settings:
 
     Raises UserError: file missing or not YAML, key unknown or missing, value of another type.
     """
-    return _parse(Path("params.yaml"), Settings, changes)
+    return read_as(Settings, Path("params.yaml"), changes)
 
 
 def hardware() -> Hardware:
     path = root() / "hardware.yaml"
-    return _parse(path, Hardware) if path.exists() else Hardware()
+    return read_as(Hardware, path) if path.exists() else Hardware()
 
 
 def read_preset(group: str, name: str, model: type[BaseModel]) -> Any:
@@ -211,10 +225,11 @@ def read_preset(group: str, name: str, model: type[BaseModel]) -> Any:
     known = sorted(p.stem for p in folder.glob("*.yaml"))
     if name not in known:
         raise UserError(f"params.yaml: use.{group}: no preset '{name}' in {folder.as_posix()}/; {nearest(name, known)}")
-    return _parse(path, model)
+    return read_as(model, path)
 
 
-def _parse(path: Path, model: type[BaseModel], changes: Sequence[str] = ()) -> Any:
+def read_as(model: type[BaseModel], path: Path, changes: Sequence[str] = ()) -> Any:
+    """Read a YAML or JSON file as `model`. Raises UserError as `read` does."""
     values = read_yaml(path, changes)
     try:
         return model.model_validate({"source": values} if model is Data else values)

@@ -6,7 +6,7 @@ from nightshift.errors import run
 
 def main() -> None:
     with leases.leased("evaluate_frozen"):
-        evaluation.evaluate_arm("frozen", settings.read(), open_adapters=lambda trunk, folder: None)
+        evaluation.evaluate_arm("frozen", settings.read(), merge=evaluation.nothing)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from nightshift.errors import run
 
 def main() -> None:
     with leases.leased("evaluate_lora"):
-        evaluation.evaluate_arm("lora", settings.read(), open_adapters=lora.load_adapters)
+        evaluation.evaluate_arm("lora", settings.read(), merge=lora.merge_adapters)
 
 
 if __name__ == "__main__":

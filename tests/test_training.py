@@ -172,7 +172,7 @@ def test_learning_rate_by_hand(small, prepared):
 def test_evaluation_is_at_native_size(small, prepared, tmp_path):
     settings, cases = small(), prepared["test"]
     arm = new_arm(settings, 3).eval()
-    rows = evaluation.evaluate(arm, cases, settings, {"seed": 4, "threshold": 0.05}, tmp_path, iter)
+    rows, _ = evaluation.evaluate(arm, cases, settings, {"seed": 4, "threshold": 0.05}, tmp_path, iter)
     evaluation.write_pictures(cases, tmp_path)
     for i, (row, case) in enumerate(zip(rows, cases, strict=True)):
         assert tuple(row.values())[:5] == (4, case.case_id, case.patient_id, *case.angles)
@@ -201,7 +201,7 @@ def test_an_arm_from_prepared_to_evaluated(small, prepared, name):
     start = 3 if name == "frozen" else lora.prefix_end(settings.lora, 3)
     adapt, save, load = [lambda *_: None] * 3
     if name == "lora":
-        adapt, save, load = partial(lora.add_adapters, lora=settings.lora), lora.save_adapters, lora.load_adapters
+        adapt, save, load = partial(lora.add_adapters, lora=settings.lora), lora.save_adapters, lora.merge_adapters
     encode_arm(name, settings, start)
     training.train_arm(name, settings, start, adapt, save)
     evaluation.evaluate_arm(name, settings, load)
