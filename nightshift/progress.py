@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from tqdm import tqdm
 
 
-def bar(label: str, unit: str) -> Callable[[Iterable], Iterable]:
-    """Wrap an iterable in a bar: `for case in bar("encode", "case")(cases)`."""
-    return lambda items: tqdm(items, desc=label, unit=unit, dynamic_ncols=True, disable=None)
+def bar(label: str, unit: str, total: int | None = None) -> Callable[[Iterable], Iterable]:
+    """Wrap an iterable in a bar: `for case in bar("encode", "case")(cases)`; `total` if it has no length."""
+    return lambda items: tqdm(items, desc=label, unit=unit, total=total, dynamic_ncols=True, disable=None)
 
 
 @contextmanager

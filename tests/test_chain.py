@@ -1,5 +1,6 @@
 """The chain by really running it: a miniature configuration through DVC, in a temporary clone of this workspace."""
 
+import csv
 import json
 import os
 import shutil
@@ -115,6 +116,34 @@ def test_the_contract_files_are_there(first):
     assert metrics["verdict"] in ("lora", "frozen", "undecided")
     html = (first / "reports/comparison/report.html").read_text(encoding="utf-8")
     assert "random weights" in html and "data:image/" in html
+
+
+@pytest.mark.slow
+def test_a_trained_arm_alone_finds_what_the_evaluation_found(first, tmp_path):
+    """From the raw cines: every frame is predicted, the evaluated one is among them."""
+    from PIL import Image
+
+    raw = first / "data/raw/synthetic"
+    with (raw / "manifest.csv").open(newline="", encoding="utf-8") as handle:
+        rows = {row["case_id"]: row for row in csv.DictReader(handle)}
+    for arm in ARMS:
+        with (first / f"reports/evaluation/{arm}/cases.csv").open(newline="", encoding="utf-8") as handle:
+            found = list(csv.DictReader(handle))
+        table = "".join(
+            f"cines/{one['case_id']}.npy,{one['primary_angle']},{one['secondary_angle']}\n" for one in found
+        )
+        (raw / "angles.csv").write_text(f"file,primary_angle,secondary_angle\n{table}", encoding="utf-8")
+        cines = [str(raw / f"cines/{one['case_id']}.npy") for one in found]
+        asked = (f"models/{arm}/seed-0", *cines, "--angles-csv", str(raw / "angles.csv"), "-o", str(tmp_path / arm))
+        done = run(first, "stages.predict", *asked)
+        (raw / "angles.csv").unlink()
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert len(list((tmp_path / arm / "masks").iterdir())) == 2 * len(found)  # two frames each
+        for i, one in enumerate(found):
+            name = f"{one['case_id']}-{int(rows[one['case_id']]['frame_index']):05d}.png"
+            predicted = Image.open(tmp_path / arm / "masks" / name)
+            evaluated = Image.open(first / f"reports/evaluation/{arm}/pictures/prediction-0-{i:05d}.png")
+            assert (predicted.size, predicted.tobytes()) == (evaluated.size, evaluated.tobytes())
 
 
 def test_a_second_repro_runs_only_what_always_runs(first):

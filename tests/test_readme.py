@@ -93,7 +93,8 @@ def test_the_patch_and_the_explanation_work_on_the_full_trunk():
     model.backbone.vision_backbone = torch.nn.Module()
     model.backbone.vision_backbone.trunk = trunk
     model.forward = trunk.forward
-    explained, patch = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    explained, patch = blocks[:2]  # the third one, with weights and adapters: tests/test_predict.py
     names = {"model": model, "images": torch.empty(1, 3, 1022, 1022, device="meta")}
     with pytest.raises(rope.RopeError, match=r"block 7: .*5184 rows.*5329 tokens.*set_grid"):
         exec(explained, names)  # noqa: S102, the README's own code

@@ -15,6 +15,7 @@ FLOORS = [
     ["weights", "gate", "compute", "cost", "inventory", "shards", "anatomy", "rope"],
     ["projection", "raw", "leases"],
     ["simulator", "cases", "splits", "from_manifest", "from_folder"],
+    ["cards", "inputs"],
     ["sources"],
     ["framing", "encoder", "metrics"],
     ["rotation", "wrapping", "lora", "segmenter"],
@@ -22,7 +23,7 @@ FLOORS = [
     ["steps"],
     ["loop"],
     ["verdicts", "matrix", "encoding", "training", "evaluation"],
-    ["planning", "statistics", "results", "experiments"],
+    ["prediction", "planning", "statistics", "results", "experiments"],
     ["wording", "folders"],
     ["figures"],
     ["overlays"],
@@ -31,7 +32,7 @@ FLOORS = [
     ["night"],
     ["morning"],
 ]
-COMMANDS = {"plan", "leaderboard", "night"}  # for people: `python -m stages.plan`, no parts of the pipeline
+COMMANDS = {"plan", "leaderboard", "night", "predict"}  # for people: `python -m stages.plan`, no parts of the pipeline
 LORA_STAGES = {"probe", "encode_lora", "train_lora", "evaluate_lora"}
 
 

@@ -1,0 +1,160 @@
+"""What a trained arm is asked about: pictures, arrays and DICOM files, alone or in folders, as single frames."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nightshift import pictures
+from nightshift.errors import UserError
+from nightshift.views import Angles
+
+if TYPE_CHECKING:
+    import numpy as np
+
+DICOM = (".dcm", ".dicom")  # and every file that begins as one, whatever its name
+COLUMNS = ("file", "primary_angle", "secondary_angle")
+
+
+@dataclass(frozen=True)
+class Frame:
+    """`pixels` (H, W) uint8. `name`: the file's, and in a cine the number of the frame from 0, as `cine-00012`.
+
+    `angles` in degrees and `spacing` in millimetres per pixel (row, column), None where the file has none.
+    """
+
+    name: str
+    pixels: np.ndarray
+    angles: Angles | None = None
+    spacing: tuple[float, float] | None = None
+
+
+def listed(given: Iterable[Path]) -> list[Path]:
+    """The files that are meant, each once: folders stand for what is in them, by name, but not in folders in them.
+
+    Raises UserError for what is not there or is no picture, array or DICOM file.
+    """
+    found: list[Path] = []
+    for path in given:
+        if path.is_dir():
+            inside = sorted(
+                one for one in path.iterdir() if one.is_file() and not one.name.startswith(".") and _kind(one)
+            )
+            if not inside:
+                raise UserError(f"{path}: {_wanted()} in it; folders in it are not looked into")
+            found += inside
+        elif not path.is_file():
+            raise UserError(f"{path}: no such file or folder")
+        elif _kind(path):
+            found.append(path)
+        else:
+            raise UserError(f"{path}: {_wanted()}")
+    return list({path.resolve(): path for path in found}.values())
+
+
+def frames_of(path: Path) -> list[Frame]:
+    """Every frame of the file, in order. Raises UserError for one that cannot be read."""
+    kind, angles, spacing = _kind(path), None, None
+    if kind == "picture":
+        pixels = pictures.picture(path)
+    elif kind == "array":
+        pixels = _array(path)
+    else:
+        pixels, angles, spacing = _dicom(path)
+    if pixels.ndim == 2:
+        return [Frame(path.stem, pixels, angles, spacing)]
+    return [Frame(f"{path.stem}-{i:05d}", one, angles, spacing) for i, one in enumerate(pixels)]
+
+
+def _kind(path: Path) -> str:
+    """picture, array or dicom; empty for anything else."""
+    suffix = path.suffix.lower()
+    if suffix in pictures.SUFFIXES:
+        return "picture"
+    if suffix == ".npy":
+        return "array"
+    with path.open("rb") as file:
+        return "dicom" if suffix in DICOM or file.read(132)[128:] == b"DICM" else ""
+
+
+def _wanted() -> str:
+    return f"no picture ({', '.join(sorted(pictures.SUFFIXES))}), .npy or DICOM file"
+
+
+def _array(path: Path) -> np.ndarray:
+    """(H, W) or (T, H, W), uint8; mapped, so that a long cine is read frame by frame."""
+    import numpy as np
+
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path}: not readable as a NumPy array: {error}") from None
+    shape = getattr(array, "shape", ())
+    if len(shape) not in (2, 3) or 0 in shape or shape[-1] in (3, 4) or array.dtype != np.uint8:
+        raise UserError(f"{path}: expected one grey frame (H, W) or a cine (T, H, W), uint8, as numpy.save writes it")
+    return array
+
+
+def _dicom(path: Path) -> tuple[np.ndarray, Angles | None, tuple[float, float] | None]:
+    """Frames (H, W) or (T, H, W), uint8, with angles and spacing of the header."""
+    import numpy as np
+    import pydicom
+
+    try:
+        header = pydicom.dcmread(path, force=True)
+        pixels = header.pixel_array
+    except Exception as error:
+        raise UserError(f"{path}: not readable as DICOM: {error}") from None
+    if pixels.dtype != np.uint8 or header.SamplesPerPixel != 1:
+        raise UserError(f"{path}: {pixels.dtype} with {header.SamplesPerPixel} channels; expected 8-bit grey")
+    pixels = 255 - pixels if header.PhotometricInterpretation == "MONOCHROME1" else pixels
+    angles = header.get("PositionerPrimaryAngle"), header.get("PositionerSecondaryAngle")
+    return pixels, None if None in angles else (float(angles[0]), float(angles[1])), None
+
+
+def angles_in(table: Path, files: Sequence[Path]) -> dict[Path, Angles]:
+    """The angles that a CSV of COLUMNS gives to some of `files`.
+
+    A file is named by its path, from here or from the CSV, or by its bare name where no other one has the same.
+    Raises UserError for a table that cannot be read, and for a row that is wrong or names none of the files.
+    """
+    try:
+        with table.open(encoding="utf-8-sig", newline="") as handle:
+            reader = csv.DictReader(handle)
+            missing = [column for column in COLUMNS if column not in (reader.fieldnames or [])]
+            rows = list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{table}: not readable as a UTF-8 CSV: {error}") from None
+    if missing:
+        raise UserError(f"{table}: column {', '.join(missing)} missing; it needs {', '.join(COLUMNS)}")
+    places, count = {path.resolve(): path for path in files}, Counter(path.name for path in files)
+    names = {path.name: path for path in files if count[path.name] == 1}
+    found: dict[Path, Angles] = {}
+    for number, row in enumerate(rows, start=2):
+        where, name = f"{table}, line {number}", row["file"] or ""
+        nearby = (places.get((folder / name).resolve()) for folder in (table.parent, Path()))
+        path = next((one for one in nearby if one), names.get(name))
+        if count[name] > 1 and path is None:
+            raise UserError(f"{where}: {count[name]} files are named {name}; give their paths")
+        if path is None:
+            continue  # a table may know more than what is asked about
+        if path in found:
+            raise UserError(f"{where}: {name} is in it twice")
+        found[path] = angles_from((row["primary_angle"], row["secondary_angle"]), where)
+    return found
+
+
+def angles_from(texts: Sequence[str], where: str) -> Angles:
+    """Primary and secondary angle. Raises UserError unless both are degrees from -180 to 180."""
+    try:
+        primary, secondary = (float(text) for text in texts)
+    except (TypeError, ValueError):
+        primary = secondary = 999.0
+    if not (abs(primary) <= 180 and abs(secondary) <= 180):
+        said = " ".join(str(text) for text in texts)
+        raise UserError(f"{where}: angles '{said}' are not two numbers of degrees from -180 to 180")
+    return primary, secondary
