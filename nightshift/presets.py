@@ -1,5 +1,6 @@
 """What a preset of conf/ says that a thing is: the sizes of an encoder, the source of a data set."""
 
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -75,9 +76,59 @@ class Folder(Section):
     split: Literal["made"]
 
 
-SOURCES = {"simulated": Simulated, "manifest": Manifest, "folder": Folder}
+class Dicom(Section):
+    """DICOM files and masks of their frames, paired by name, or by `cases`, a CSV; see nightshift/from_dicom.py."""
+
+    kind: Literal["dicom"]
+    images: str
+    masks: str
+    cases: str | None = None
+    split: Literal["given", "made"]
+
+    @model_validator(mode="after")
+    def check(self) -> Self:
+        if self.split == "given" and self.cases is None:
+            raise ValueError("split: given needs cases, a CSV with a column split")
+        return self
+
+
+class BySplit(Section):
+    train: str
+    val: str
+    test: str
+
+
+class Coco(Section):
+    """COCO's instance JSON, one or one per split; see nightshift/from_coco.py.
+
+    `unannotated`: an image without an instance of `categories` is an error, or its mask is empty.
+    """
+
+    kind: Literal["coco"]
+    annotations: str | BySplit = Field(description="a file, or {train: a file, val: a file, test: a file}")
+    images: str | BySplit = Field(description="a folder, or {train: a folder, val: a folder, test: a folder}")
+    categories: Literal["all"] | Annotated[list[str], Field(min_length=1)] = Field(description="all or a list of names")
+    unannotated: Literal["error", "empty"] = "error"
+    split: Literal["given", "made"]
+
+    @model_validator(mode="after")
+    def check(self) -> Self:
+        if isinstance(self.annotations, str) and (self.split == "given" or isinstance(self.images, BySplit)):
+            raise ValueError("annotations: expected {train: a file, val: ..., test: ...}, as split or images ask for")
+        return self
+
+    def sets(self, root: Path) -> dict[str, tuple[Path, Path]]:
+        """Annotation file and folder of images by split, '' where there is one without a split."""
+        if isinstance(self.annotations, str):
+            return {"": (root / self.annotations, root / str(self.images))}
+        files = dict(self.annotations)
+        folders = dict(self.images) if isinstance(self.images, BySplit) else dict.fromkeys(files, self.images)
+        return {split: (root / file, root / folders[split]) for split, file in files.items()}
+
+
+SOURCES = {"simulated": Simulated, "manifest": Manifest, "folder": Folder, "dicom": Dicom, "coco": Coco}
 
 
 class Data(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-    source: Annotated[Simulated | Manifest | Folder, Field(discriminator="kind")]
+    source: Annotated[Simulated | Manifest | Folder | Dicom | Coco, Field(discriminator="kind")]

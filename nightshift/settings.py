@@ -17,7 +17,9 @@ from nightshift.errors import UserError, nearest
 from nightshift.parsing import read_yaml
 from nightshift.presets import (
     SOURCES,
+    Coco,
     Data,
+    Dicom,
     Encoder,
     Folder,
     Fraction,
@@ -190,7 +192,7 @@ class Settings(_Square, Section):
         return read_preset("encoder", self.use.encoder, Encoder)
 
     @cached_property
-    def data(self) -> Simulated | Manifest | Folder:
+    def data(self) -> Simulated | Manifest | Folder | Dicom | Coco:
         """The data preset that `use.data` names."""
         return read_preset("data", self.use.data, Data).source
 
@@ -252,13 +254,13 @@ def _explain(error: dict[str, Any], model: type[BaseModel]) -> str:
         field = model.model_fields[name]
         model = field.annotation if isinstance(field.annotation, type) else model
     key = ".".join(place)
+    if field is not None and field.description and (error["type"] != "missing" or len(place) < len(error["loc"])):
+        return f"{key}: expected {field.description}"
     if error["type"] == "extra_forbidden":
         unknown = error["loc"][-1]
         return f"unknown key '{'.'.join([*place, str(unknown)])}'; {nearest(str(unknown), list(model.model_fields))}"
     if error["type"] == "missing":
         return f"key '{key}' is missing"
-    if field is not None and field.description:
-        return f"{key}: expected {field.description}"
     if error["type"] == "value_error":
         return str(error["ctx"]["error"])
     return f"{key or 'the file'}: {error['msg']}, got {error['input']!r:.60}"

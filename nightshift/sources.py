@@ -3,12 +3,15 @@
 from pathlib import Path
 
 from nightshift.errors import UserError
+from nightshift.from_coco import coco_cases
+from nightshift.from_dicom import dicom_cases, dicom_files
 from nightshift.from_folder import folder_cases
 from nightshift.from_manifest import manifest_cases
+from nightshift.pseudonyms import pseudonym
 from nightshift.raw import Problems, RawCase
-from nightshift.settings import SYNTHETIC, Folder, Manifest, Simulated, root
+from nightshift.settings import SYNTHETIC, Coco, Dicom, Folder, Manifest, Simulated, root
 
-Source = Simulated | Manifest | Folder
+Source = Simulated | Manifest | Folder | Dicom | Coco
 
 
 def listed(data: Source, problems: Problems) -> list[RawCase]:
@@ -21,6 +24,11 @@ def listed(data: Source, problems: Problems) -> list[RawCase]:
         cases = folder_cases(root() / data.images, root() / data.masks, problems)
     elif isinstance(data, Manifest):
         cases = manifest_cases(root() / data.path, problems)
+    elif isinstance(data, Dicom):
+        cases = dicom_cases(*_places(data), problems)
+    elif isinstance(data, Coco):
+        names = None if data.categories == "all" else data.categories
+        cases = coco_cases(data.sets(root()), names, data.unannotated == "empty", problems)
     else:
         cases = manifest_cases(SYNTHETIC / "manifest.csv", problems)
     once: dict[str, RawCase] = {}
@@ -43,5 +51,16 @@ def raw_cases(data: Source) -> list[RawCase]:
 
 def source_files(data: Source) -> list[Path]:
     """Every file that the source is made of, once, sorted."""
+    if isinstance(data, Dicom):  # headers are slow to read, and this is asked at every `dvc repro`
+        return sorted(set(dicom_files(*_places(data))))
     own = [root() / data.path] if isinstance(data, Manifest) else []
     return sorted({*own, *(file for case in raw_cases(data) for file in case.files)})
+
+
+def public_name(data: Source, name: str) -> str:
+    """The name of a file as data/ may have it: DICOM files are often named after people."""
+    return pseudonym(name) if isinstance(data, Dicom) else name
+
+
+def _places(data: Dicom) -> tuple[Path, Path, Path | None]:
+    return root() / data.images, root() / data.masks, root() / data.cases if data.cases else None

@@ -6,7 +6,10 @@ from importlib.metadata import PackageNotFoundError, version
 from nightshift.errors import UserError, run
 from nightshift.files import write_json
 
-PACKAGES = ("torch", "sam3", "peft", "numpy", "scipy", "scikit-image", "monai", "safetensors", "pillow", "matplotlib")
+PACKAGES = (
+    "torch", "sam3", "peft", "numpy", "scipy", "scikit-image", "monai", "safetensors", "pillow", "matplotlib",
+    "pydicom", "pycocotools",
+)  # fmt: skip
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from nightshift.errors import run
 from nightshift.files import write_json
 from nightshift.inventory import hash_files
 from nightshift.progress import bar
-from nightshift.sources import source_files
+from nightshift.sources import public_name, source_files
 from nightshift.weights import RECORD, file_of
 
 
@@ -17,6 +17,7 @@ def main() -> None:
     chosen = settings.read()
     weights = file_of(chosen.encoder.weights, download=True)
     rows = hash_files(source_files(chosen.data), bar("inventory", "file"))
+    rows = [row | {"path": public_name(chosen.data, str(row["path"]))} for row in rows]
     write_json("data/inventory.json", rows)
     record = hash_files([weights], bar("weights", "file"))[0] if weights else {}
     write_json(RECORD, record | {"path": chosen.encoder.weights})

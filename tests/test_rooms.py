@@ -10,11 +10,11 @@ ROOT = Path(__file__).parents[1]
 # Lower rooms first; modules of one line are on the same floor and do not import each other.
 FLOORS = [
     ["errors", "progress", "views"],
-    ["files", "parsing", "loading", "presets", "pictures"],
+    ["files", "parsing", "loading", "presets", "pictures", "dicom"],
     ["settings", "footprint"],
     ["weights", "gate", "compute", "cost", "inventory", "shards", "anatomy", "rope"],
-    ["projection", "raw", "leases"],
-    ["simulator", "cases", "splits", "from_manifest", "from_folder"],
+    ["projection", "raw", "leases", "pseudonyms"],
+    ["simulator", "cases", "splits", "from_manifest", "from_folder", "from_dicom", "from_coco"],
     ["cards", "inputs"],
     ["sources"],
     ["framing", "encoder", "metrics"],

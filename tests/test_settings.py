@@ -178,9 +178,12 @@ def test_wrong_encoder_preset(change, values, said):
         ("kind: manifest\nfile: x\nsplit: made", "key 'path' is missing; unknown key 'file'; valid: kind, path, split"),
         ("kind: folder\nimages: x\nmask: y\nsplit: made", "did you mean 'masks'?"),
         ("kind: folder\nimages: x\nmasks: y\nsplit: given", "split: Input should be 'made', got 'given'"),
-        ("kind: manifst\npath: x\nsplit: made", "kind: expected simulated, manifest, folder, got 'manifst'"),
-        ("path: x\nsplit: made", "kind: expected simulated, manifest, folder, got None"),
-        ("", "kind: expected simulated, manifest, folder, got None"),
+        (
+            "kind: manifst\npath: x\nsplit: made",
+            "kind: expected simulated, manifest, folder, dicom, coco, got 'manifst'",
+        ),
+        ("path: x\nsplit: made", "kind: expected simulated, manifest, folder, dicom, coco, got None"),
+        ("", "kind: expected simulated, manifest, folder, dicom, coco, got None"),
     ],
 )
 def test_wrong_data_preset(checkout, change, text, said):
