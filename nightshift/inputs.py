@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nightshift import pictures
+from nightshift import dicom, pictures
 from nightshift.errors import UserError
 from nightshift.views import Angles
 
@@ -58,16 +58,17 @@ def listed(given: Iterable[Path]) -> list[Path]:
 
 def frames_of(path: Path) -> list[Frame]:
     """Every frame of the file, in order. Raises UserError for one that cannot be read."""
-    kind, angles, spacing = _kind(path), None, None
-    if kind == "picture":
-        pixels = pictures.picture(path)
-    elif kind == "array":
-        pixels = _array(path)
-    else:
-        pixels, angles, spacing = _dicom(path)
+    kind = _kind(path)
+    if kind == "dicom":
+        return _dicom(path)
+    pixels = pictures.picture(path) if kind == "picture" else _array(path)
     if pixels.ndim == 2:
-        return [Frame(path.stem, pixels, angles, spacing)]
-    return [Frame(f"{path.stem}-{i:05d}", one, angles, spacing) for i, one in enumerate(pixels)]
+        return [Frame(path.stem, pixels)]
+    return [Frame(_numbered(path, i), one) for i, one in enumerate(pixels)]
+
+
+def _numbered(path: Path, frame: int) -> str:
+    return f"{path.stem}-{frame:05d}"
 
 
 def _kind(path: Path) -> str:
@@ -99,21 +100,16 @@ def _array(path: Path) -> np.ndarray:
     return array
 
 
-def _dicom(path: Path) -> tuple[np.ndarray, Angles | None, tuple[float, float] | None]:
-    """Frames (H, W) or (T, H, W), uint8, with angles and spacing of the header."""
-    import numpy as np
-    import pydicom
-
+def _dicom(path: Path) -> list[Frame]:
+    """Greys as a viewer shows them, with each frame's own angles and the header's spacing."""
     try:
-        header = pydicom.dcmread(path, force=True)
-        pixels = header.pixel_array
-    except Exception as error:
-        raise UserError(f"{path}: not readable as DICOM: {error}") from None
-    if pixels.dtype != np.uint8 or header.SamplesPerPixel != 1:
-        raise UserError(f"{path}: {pixels.dtype} with {header.SamplesPerPixel} channels; expected 8-bit grey")
-    pixels = 255 - pixels if header.PhotometricInterpretation == "MONOCHROME1" else pixels
-    angles = header.get("PositionerPrimaryAngle"), header.get("PositionerSecondaryAngle")
-    return pixels, None if None in angles else (float(angles[0]), float(angles[1])), None
+        found = dicom.header(path)
+        dicom.check(found)
+        count, spacing = dicom.frames(found), dicom.spacing(found)
+        names = [path.stem] if count == 1 else [_numbered(path, i) for i in range(count)]
+        return [Frame(name, dicom.grey(path, i), dicom.angles(found, i), spacing) for i, name in enumerate(names)]
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def angles_in(table: Path, files: Sequence[Path]) -> dict[Path, Angles]:
