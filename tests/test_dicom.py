@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import shutil
+import re
 from pathlib import Path
 
 import numpy as np
@@ -311,6 +312,7 @@ def test_nobody_is_named(folder, change, capsys):
 
     def clean(text: str | bytes) -> bool:
         text = text.lower() if isinstance(text, bytes) else text.lower().encode()
+        text = re.sub(rb"[0-9a-f]{12,}", b"", text)  # a hash may well have 2020 in it
         return not any(secret in text for secret in secrets)
 
     assert [case.case_id.startswith("case-") for case in cases] == [True, True, False, True]
