@@ -3,8 +3,8 @@
 import csv
 import json
 import os
-import shutil
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
