@@ -4,7 +4,7 @@ from pathlib import Path
 
 from nightshift import figures, overlays, report
 from nightshift.files import write_csv, write_json, write_text
-from nightshift.metrics import MEASURES
+from nightshift.metrics import MEASURES, MILLIMETRES
 from nightshift.report import About
 from nightshift.results import ARMS, CURVES, ArmResults, Row
 from nightshift.statistics import compare, holm, mean_interval, patients_needed, per_unit, six, size, verdict
@@ -15,16 +15,19 @@ COLUMNS = ("measure", "frozen", "lora", "delta", "low", "high", "p", "p_holm")
 def summary(frozen: list[Row], lora: list[Row], level: float) -> Row:
     """`measures` (by name what `statistics.compare` gives, and `p_holm`), `verdict`, `patients_needed`, `arms`, sizes.
 
+    `millimetres`: two of the measures again, in another unit, where known; so they are not counted among them.
     The verdict rests on Dice alone, chosen before anything was seen, so its own p is not corrected; `patients_needed`
     is of the undecided only. Rows as in evaluation's cases.csv. Raises UserError if the arms have different cases.
     """
     measures = {name: compare(frozen, lora, name, level) for name in MEASURES}
     for name, p in holm({name: found["p"] for name, found in measures.items()}).items():
         measures[name]["p_holm"] = six(p)
+    known = [name for name in MILLIMETRES if name in frozen[0] and name in lora[0]]
     dice = {name: per_unit(rows, "dice") for name, rows in zip(ARMS, (frozen, lora), strict=True)}
     decision = verdict(measures["dice"], level)
     return {
         "measures": measures,
+        "millimetres": {name: compare(frozen, lora, name, level) for name in known},
         "verdict": decision,
         "patients_needed": patients_needed(dice["lora"] - dice["frozen"], level) if decision == "undecided" else None,
         "level": level,
@@ -43,7 +46,8 @@ def write(arms: dict[str, ArmResults], level: float, about: About, folder: Path)
     contents = report.contents(arms, found, panels, about)
     pages = {name: report.render(f"{name}.j2", contents) for name in ("report.html", "report.md")}
     write_json(folder / "metrics.json", _metrics(found))
-    write_csv(folder / "measures.csv", COLUMNS, [_row(name, numbers) for name, numbers in found["measures"].items()])
+    measures = found["measures"] | found["millimetres"]
+    write_csv(folder / "measures.csv", COLUMNS, [_row(name, numbers) for name, numbers in measures.items()])
     if all(arm.curves for arm in arms.values()):
         figures.write_png(folder / "plots/curves.png", report.curves(arms, list(CURVES)))
     figures.write_png(folder / "plots/cases.png", figures.dumbbells(*report.dice_by_case(arms), "test case"))

@@ -19,12 +19,12 @@ from torch import Tensor
 
 from nightshift import checkpoints, cost, encoder
 from nightshift.arms import MODELS, Arm, angles_of
-from nightshift.cases import PREPARED, Cases
+from nightshift.cases import PREPARED, SPACING, Cases, free_name
 from nightshift.compute import device, seed_everything
 from nightshift.errors import UserError
 from nightshift.files import read_json, replacing, write_csv, write_json
 from nightshift.framing import frame_to_square, square_to_frame
-from nightshift.metrics import MEASURES, all_metrics
+from nightshift.metrics import MEASURES, MILLIMETRES, all_metrics, millimetres
 from nightshift.progress import bar
 from nightshift.settings import ArmName, ArmSettings, Settings
 from nightshift.views import FAR, Angles, apart
@@ -74,9 +74,11 @@ def evaluate(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """A row (COLUMNS) per case at the card's threshold, and one (ABLATIONS) per case and ablation.
 
+    After COLUMNS come MILLIMETRES, where every case has a spacing, and the cases' groups.
     Maps and masks go to pictures/probability-SEED-NNNNN.png and prediction-SEED-NNNNN.png.
     """
     rows, ablated, seed = [], [], card["seed"]
+    spaced = all(row.get(SPACING[0]) for row in cases.rows)
     for i in progress(range(len(cases))):
         case = cases[i]
         angles, vessels = angles_of(case, settings.view.mode), Vessels(arm, case.frame, settings.resolution)
@@ -85,7 +87,9 @@ def evaluate(
         Image.fromarray(found).save(pictures / f"probability-{seed}-{i:05d}.png")
         _save(mask, pictures / f"prediction-{seed}-{i:05d}.png")
         who = dict(zip(WHO, (seed, case.case_id, case.patient_id, *(case.angles or ("", ""))), strict=True))
-        rows.append(who | all_metrics(mask, case.mask))
+        known = all_metrics(mask, case.mask) | (millimetres(mask, case.mask, case.spacing) if spaced else {})
+        groups = {free_name(name, COLUMNS + MILLIMETRES): value for name, value in case.groups.items()}
+        rows.append(who | known | groups)
         asked = {"no_tokens": (angles, False)}
         if case.angles is not None:
             asked |= {"zero_angles": ((0.0, 0.0), True)}
@@ -153,7 +157,7 @@ def evaluate_arm(name: ArmName, settings: Settings, merge: Callable[[encoder.ViT
             ):
                 found += more
         record |= {"cases": len(cases), "cases_per_second": round(len(rows) / (time.perf_counter() - start), 3)}
-    write_csv(out / "cases.csv", COLUMNS, rows)
+    write_csv(out / "cases.csv", tuple(rows[0]), rows)
     write_csv(out / "ablations.csv", ABLATIONS, ablated)
     write_json(out / "metrics.json", means(rows))
     print(f"{name} arm on {len(cases)} test cases: {out.as_posix()}")

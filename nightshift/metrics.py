@@ -7,15 +7,22 @@ syn51156910), and so Metrics Reloaded asks: a missing value is the worst one and
 (Maier-Hein et al., Nature Methods 2024).
 """
 
+from __future__ import annotations
+
 import math
 import warnings
+from typing import TYPE_CHECKING
 
 import numpy as np
 from skimage.morphology import skeletonize
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 THRESHOLDS = tuple(k / 20 for k in range(2, 19))  # 0.10 .. 0.90
 MEASURES = ("dice", "iou", "cldice", "hd95", "precision", "recall", "asd")
 DISTANCES = ("hd95", "asd")  # lower is better
+MILLIMETRES = ("hd95_mm", "asd_mm")  # the same, where a pixel's size is known
 
 
 def dice_at_thresholds(probability: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -51,18 +58,45 @@ def all_metrics(mask: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     return {name: round(values[name], 6) for name in MEASURES}  # MONAI's have no more: single precision
 
 
-def _of_monai(mask: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+def millimetres(mask: np.ndarray, truth: np.ndarray, spacing: tuple[float, float]) -> dict[str, float]:
+    """MILLIMETRES of two masks (H, W), by `spacing`, mm per pixel (row, column); else as `all_metrics`."""
+    mask, truth = mask.astype(bool), truth.astype(bool)
+    if not mask.any() or not truth.any():
+        worst = math.hypot(mask.shape[0] * spacing[0], mask.shape[1] * spacing[1])
+        return dict.fromkeys(MILLIMETRES, worst if mask.any() or truth.any() else 0.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        values = _distances(_pair(mask, truth), list(spacing))
+    return {f"{name}_mm": round(value, 6) for name, value in values.items()}
+
+
+def _pair(mask: np.ndarray, truth: np.ndarray) -> list[Tensor]:
+    """(1, 1, H, W) each."""
     import torch  # seconds to import, like MONAI: not before something is measured
+
+    return [torch.from_numpy(m)[None, None].float() for m in (mask, truth)]
+
+
+def _distances(pair: list[Tensor], spacing: list[float] | None = None) -> dict[str, float]:
+    """DISTANCES in pixels, or in the unit of `spacing` per row and column."""
     from monai import metrics
 
-    pair = [torch.from_numpy(m)[None, None].float() for m in (mask, truth)]
+    with_spacing = {"include_background": True, "spacing": spacing}
+    return {
+        "hd95": float(metrics.compute_hausdorff_distance(*pair, percentile=95, **with_spacing)),
+        "asd": float(metrics.compute_average_surface_distance(*pair, symmetric=True, **with_spacing)),
+    }
+
+
+def _of_monai(mask: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    from monai import metrics
+
+    pair = _pair(mask, truth)
     confusion = metrics.get_confusion_matrix(*pair)
     values = {
         "dice": metrics.compute_dice(*pair),
         "iou": metrics.compute_iou(*pair),
-        "hd95": metrics.compute_hausdorff_distance(*pair, include_background=True, percentile=95),
         "precision": metrics.compute_confusion_matrix_metric("precision", confusion),
         "recall": metrics.compute_confusion_matrix_metric("sensitivity", confusion),
-        "asd": metrics.compute_average_surface_distance(*pair, include_background=True, symmetric=True),
     }
-    return {name: float(value) for name, value in values.items()}
+    return {name: float(value) for name, value in values.items()} | _distances(pair)

@@ -81,6 +81,7 @@ def contents(arms: dict[str, ArmResults], summary: Row, panels: list[Row], about
         "units": units(cases[0]),
         "confidence": f"{100 * (1 - level):g} %",
         "measures": [_measure(name, measures[name]) for name in MEASURES],
+        "millimetres": [_measure(name, found) for name, found in summary["millimetres"].items()],
         "arms": {LABELS[name]: arm for name, arm in arms.items()},
         "suspects": {
             SUSPECTS.get(name, name.replace("_", " ").capitalize()): one
@@ -97,6 +98,7 @@ def contents(arms: dict[str, ArmResults], summary: Row, panels: list[Row], about
         "patients": _by_patient(*cases),
         "view_map": _view_map(cases[0], *dice),
         "view_rows": wording.view_rows(*cases),
+        "group_rows": wording.group_rows(*cases),
         "panels": panels,
         "fills": {text: overlays.FILLS.get(name, (255, 255, 255)) for name, text in overlays.MEANINGS.items()},
         "ablations": ablations,
@@ -158,10 +160,14 @@ def commands(arms: dict[str, ArmResults]) -> list[str]:
 
 
 def _measure(name: str, found: Row) -> tuple[str, ...]:
-    """Name, both arms, difference, interval, p, p by Holm."""
-    label = f"{NAMES[name]}, px (lower is better)" if name in DISTANCES else NAMES[name]
+    """Name, both arms, difference, interval, p, p by Holm (empty in millimetres)."""
+    measure, in_mm, _ = name.partition("_mm")
+    label = NAMES[measure] + (f", {'mm' if in_mm else 'px'} (lower is better)" if measure in DISTANCES else "")
     means = (f"{found['frozen']:.3f}", f"{found['lora']:.3f}", f"{found['delta']:+.3f}")
-    ps = (wording.p_value(found[key]).removeprefix("p ").removeprefix("= ") for key in ("p", "p_holm"))
+    ps = (
+        wording.p_value(found[key]).removeprefix("p ").removeprefix("= ") if key in found else ""
+        for key in ("p", "p_holm")
+    )
     return label, *means, wording.interval(found["interval"]), *ps
 
 

@@ -9,13 +9,14 @@ from typing import Any
 
 from nightshift.errors import UserError
 from nightshift.files import read_csv, read_json
-from nightshift.metrics import MEASURES
+from nightshift.metrics import MEASURES, MILLIMETRES
 
 Row = dict[str, Any]
 ARMS = ("frozen", "lora")
 LABELS = {"frozen": "Frozen", "lora": "LoRA"}
 STEPS = ("encode", "train", "evaluate")
 ANGLES = ("primary_angle", "secondary_angle")
+WHO = ("case_id", "patient_id", *ANGLES)
 CURVES = ("train_loss", "val_dice")
 
 
@@ -45,7 +46,7 @@ def read_arm(arm: str, root: Path = Path()) -> ArmResults:
     ]
     if not cards:
         raise UserError(f"models/{arm}: no seed-N/card.json in it yet; `dvc repro` makes it")
-    cases = read_table(folder / "cases.csv", ("seed", *MEASURES), ("case_id", "patient_id", *ANGLES))
+    cases = read_table(folder / "cases.csv", ("seed", *MEASURES), WHO, MILLIMETRES)
     ablations = read_table(folder / "ablations.csv", ("seed", "dice"), ("case_id", "patient_id", "ablation"))
     if {row["case_id"] for row in ablations} - {row["case_id"] for row in cases}:
         raise UserError(f"{folder.as_posix()}/ablations.csv: not the cases of cases.csv; `dvc repro` makes it anew")
@@ -80,13 +81,25 @@ def read_record(path: Path | str, *keys: str) -> Row:
     return record
 
 
-def read_table(path: Path | str, numbers: Sequence[str], texts: Sequence[str] = ()) -> list[Row]:
-    """Rows of a CSV with `numbers` as finite floats and `texts` as they are. Raises UserError, naming the line."""
+def group_names(rows: list[Row]) -> list[str]:
+    """The columns of the source's own among rows as in evaluation's cases.csv."""
+    ours = {"seed", *WHO, *MEASURES, *MILLIMETRES}
+    return [name for name in rows[0] if name not in ours]
+
+
+def read_table(
+    path: Path | str, numbers: Sequence[str], texts: Sequence[str] = (), maybe: Sequence[str] = ()
+) -> list[Row]:
+    """Rows of a CSV with `numbers` as finite floats and `texts` as they are. Raises UserError, naming the line.
+
+    `maybe`: numbers, where there is such a column.
+    """
     rows: list[Row] = read_csv(path)
     if not rows:
         raise UserError(f"{path}: no rows; `dvc repro` makes it anew")
     if missing := [column for column in (*numbers, *texts) if column not in rows[0]]:
         raise UserError(f"{path}: no column '{missing[0]}'; `dvc repro` makes it anew")
+    numbers = [*numbers, *(column for column in maybe if column in rows[0])]
     for line, row in enumerate(rows, start=2):
         for column in numbers:
             try:

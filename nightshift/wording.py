@@ -1,13 +1,15 @@
 """The comparison in words: every sentence and warning is written from the data, none is there for every run."""
 
 from collections.abc import Callable
+from statistics import fmean
 
-from nightshift.results import ARMS, LABELS, STEPS, ArmResults, Row
+from nightshift.results import ARMS, LABELS, STEPS, ArmResults, Row, group_names
 from nightshift.statistics import fewest_units, loss, per_unit, unit, units
 from nightshift.views import FAR
 
 HEADS = {"lora": "LoRA is better", "frozen": "Frozen is better", "undecided": "Undecided"}
 FEW = 20  # patients, or cases to choose epoch and threshold by; fewer get a warning
+VALUES = 12  # of a group's column; one with more, as remarks, is no grouping
 MANY = 10_000  # patients: more than that is said, not counted
 ABLATIONS = {
     "wrong_angles": f"the angles of another case, at least {FAR:.0f}\u00b0 away",
@@ -156,12 +158,30 @@ def view_rows(frozen: list[Row], lora: list[Row]) -> list[tuple[str, ...]]:
     rows = []
     for side, left in (("RAO", False), ("LAO", True)):
         for tilt, up in (("cranial", True), ("caudal", False)):
-            dice = [[r["dice"] for r in of if _in_quadrant(r, left, up)] for of in (frozen, lora)]
-            if dice[0]:
-                a, b = (sum(values) / len(values) for values in dice)
-                count = len({r["case_id"] for r in frozen if _in_quadrant(r, left, up)})
-                rows.append((f"{side} {tilt}", str(count), f"{a:.3f}", f"{b:.3f}", f"{b - a:+.3f}"))
+            chosen = {r["case_id"] for r in frozen if _in_quadrant(r, left, up)}
+            if chosen:
+                rows.append(_row_of(f"{side} {tilt}", chosen, frozen, lora))
     return rows
+
+
+def group_rows(frozen: list[Row], lora: list[Row]) -> dict[str, list[tuple[str, ...]]]:
+    """As `view_rows`, a row per value, for each column of the source's own that has two to VALUES of them.
+
+    A case's group is what the frozen arm's rows say: a column may have come after one arm was evaluated.
+    """
+    found = {}
+    for name in group_names(frozen):
+        values = {row[name] for row in frozen}
+        if 2 <= len(values) <= VALUES:
+            order = sorted(values, key=lambda v: (v == "", v.zfill(8) if v.isdecimal() else v))
+            members = {v: {r["case_id"] for r in frozen if r[name] == v} for v in order}
+            found[name] = [_row_of(v or "not given", cases, frozen, lora) for v, cases in members.items()]
+    return found
+
+
+def _row_of(what: str, cases: set[str], frozen: list[Row], lora: list[Row]) -> tuple[str, ...]:
+    a, b = (fmean(r["dice"] for r in rows if r["case_id"] in cases) for rows in (frozen, lora))
+    return what, str(len(cases)), f"{a:.3f}", f"{b:.3f}", f"{b - a:+.3f}"
 
 
 def _in_quadrant(row: Row, left: bool, up: bool) -> bool:

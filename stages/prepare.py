@@ -11,7 +11,7 @@ def main() -> None:
     found = raw_cases(chosen.data)
     split = splits.given_split(found) if chosen.data.split == "given" else splits.made_split(found, chosen.prepare)
     for name, members in split.items():
-        cases.write_cases(cases.PREPARED / name, members, bar(f"prepare {name}", "case"))
+        cases.write_cases(cases.PREPARED / name, members, bar(f"prepare {name}", "case"), report=name == "test")
     counts = ", ".join(f"{len(members)} {name}" for name, members in split.items())
     print(f"{counts} cases: {cases.PREPARED.as_posix()}")
 

@@ -3,6 +3,8 @@
 The arms are untrained, and the threshold is the middle of what they say: masks that are neither empty nor full.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,9 +13,10 @@ from PIL import Image
 
 from nightshift import evaluation
 from nightshift.arms import angles_of
+from nightshift.cases import Cases, write_cases
 from nightshift.evaluation import ABLATIONS, COLUMNS, FULL, Vessels, cut, wrong_angles
 from nightshift.framing import frame_to_square, square_to_frame
-from nightshift.metrics import MEASURES, all_metrics
+from nightshift.metrics import MEASURES, MILLIMETRES, all_metrics
 from nightshift.views import FAR, apart
 
 VIEWS = [(-30.0, 20.0), (45.0, -20.0), (0.0, 30.0), (-5.0, -30.0), (90.0, 0.0), (-20.0, 25.0)]
@@ -70,6 +73,21 @@ def test_rows_are_of_masks_that_anyone_can_cut_from_the_kept_maps(small, cases, 
             logits = arm(None, torch.tensor([case.angles]), frame_to_square(case.frame, settings.resolution)[None])
         exact = square_to_frame(logits.sigmoid()[0, 0], *case.frame.shape).numpy()
         assert np.abs(kept / 65535 - exact).max() < 0.51 / 65535
+
+
+def test_groups_and_millimetres_stand_after_the_columns_that_are_always_there(small, checkout):
+    raw = [
+        replace(raw_case(7 + i), spacing=(0.5, 0.5), groups={"phase": "a", "dice": "b"} if i else {}) for i in range(2)
+    ]
+    write_cases(checkout / "test", raw, iter, report=True)
+    settings, some = small(), Cases(checkout / "test")
+    rows, *_ = evaluated(settings, some, checkout, middle(settings, some))
+    assert tuple(rows[0]) == tuple(rows[1]) == (*COLUMNS, *MILLIMETRES, "phase", "source_dice")
+    assert rows[1]["hd95_mm"] == pytest.approx(rows[1]["hd95"] / 2, abs=1e-5)
+    assert [(row["phase"], row["source_dice"]) for row in rows] == [("", ""), ("a", "b")]
+    some.rows[1]["row_spacing"] = ""  # one of them has none: no mean is made of the others
+    (checkout / f"pictures-{middle(settings, some)['threshold']}").rename("before")
+    assert "hd95_mm" not in evaluated(settings, some, checkout, middle(settings, some))[0][0]
 
 
 def test_the_cards_threshold_alone_decides_the_mask(small, cases, checkout):

@@ -80,3 +80,13 @@ def test_dice_at_thresholds_is_monais():
     assert found[-1] == 1 and 0 in found  # above 0.8 nothing is marked, and nothing is there
     full = np.ones((30, 40), bool)
     assert metrics.dice_at_thresholds(full / 2, full).tolist() == [1.0] * 8 + [0.0] * 9  # above 0.5 means not 0.5
+
+
+def test_millimetres_are_pixels_times_their_size():
+    for mask, truth in random_masks():
+        pixels, square = metrics.all_metrics(mask, truth), metrics.millimetres(mask, truth, (0.25, 0.25))
+        assert square == pytest.approx({"hd95_mm": pixels["hd95"] / 4, "asd_mm": pixels["asd"] / 4}, abs=1e-5)
+    mask, truth = np.zeros((2, 20, 30), bool)
+    mask[5:10, 5:10] = truth[9:14, 5:10] = True
+    assert metrics.millimetres(mask, truth, (0.5, 0.1))["hd95_mm"] == pytest.approx(2)
+    assert metrics.millimetres(mask, mask & ~mask, (0.3, 0.4))["asd_mm"] == pytest.approx(np.hypot(6, 12))

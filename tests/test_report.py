@@ -216,6 +216,29 @@ def test_the_measures_are_a_table_of_their_own(made):
     assert float(rows["dice"]["p_holm"]) == pytest.approx(7 * 2 / 2**8, abs=1e-5)
 
 
+def test_groups_of_the_source_and_millimetres_have_their_tables(inputs):
+    for i, arm in enumerate(ARMS):
+        path = inputs / f"reports/evaluation/{arm}/cases.csv"
+        with path.open(encoding="utf-8", newline="") as handle:
+            rows = list(csv.DictReader(handle))
+        more = [{"hd95_mm": 1.5 + i, "asd_mm": 0.5, "cass_segment": f"6{EVIL}" if n < 3 else ""} for n in range(8)]
+        put_csv(path, [row | one for row, one in zip(rows, more, strict=True)])
+    compare.main()
+    html, markdown = html_of(inputs), (inputs / "reports/comparison/report.md").read_text(encoding="utf-8")
+    page = Tags(html)
+    assert not page.unclosed and 'href="#groups"' in html and EVIL not in html
+    assert '<tr><th scope="row">not given</th><td class="number">5</td>' in html and "By cass_segment" in html
+    assert "HD95, mm (lower is better)" in html and "there being 7 measures" in html
+    assert "## By cass\\_segment" in markdown and "HD95, mm" in markdown
+    with (inputs / "reports/comparison/measures.csv").open(encoding="utf-8", newline="") as handle:
+        measures = {row["measure"]: row for row in csv.DictReader(handle)}
+    assert (measures["hd95_mm"]["delta"], measures["hd95_mm"]["p_holm"]) == ("1.000000", "")
+    path = inputs / "reports/evaluation/lora/cases.csv"
+    put(path, path.read_text(encoding="utf-8").replace(",2.5,", ",,"))
+    with pytest.raises(UserError, match="line 2: hd95_mm is not a finite number"):
+        compare.main()
+
+
 def test_a_pipe_in_a_name_does_not_break_a_markdown_table():
     cell = report._markdown("a|b_c\nd")
     assert cell == r"a\|b\_c d"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from nightshift.results import ArmResults
-from nightshift.wording import ablation_rows, answer, interval, p_value
+from nightshift.wording import ablation_rows, answer, group_rows, interval, p_value
 
 LOSSES = [0.08, 0.1, 0.12, 0.09, 0.11, 0.1, 0.1, 0.1]  # of eight patients: 0.1 on average
 UNCLEAR = [0.1, -0.12, 0.02, 0.05, -0.04, 0.08, -0.06, 0.01]  # 0.005 on average
@@ -125,6 +125,24 @@ def test_what_would_decide_is_said_of_the_undecided_only(delta, needed, ending):
         f"LoRA {delta:+.3f} Dice [-0.100, 0.100], p = 0.70; {0.5 + delta:.3f} against 0.500, 9 patients."
     )
     assert ending not in answer(dice, "lora", None, arms, 0.05)[1]
+
+
+def test_a_row_per_value_of_a_column_of_the_source():
+    def with_groups(values, **groups):
+        return [row | {name: g[i] for name, g in groups.items()} for i, row in enumerate(rows(values))]
+
+    phase, remark = ["10", "9", "", "9"], [str(i) for i in range(4)]
+    frozen = with_groups([0.1, 0.2, 0.3, 0.4], phase=phase, one=["x"] * 4, remark=remark)
+    lora = rows([0.5, 0.2, 0.4, 0.6])  # evaluated before there was such a column
+    found = group_rows(frozen + frozen, lora)
+    assert list(found) == ["phase", "remark"]
+    assert found["phase"] == [
+        ("9", "2", "0.300", "0.400", "+0.100"),
+        ("10", "1", "0.100", "0.500", "+0.400"),
+        ("not given", "1", "0.300", "0.400", "+0.100"),
+    ]
+    many = with_groups([0.5] * 13, remark=[str(i) for i in range(13)])
+    assert group_rows(many, many) == {} == group_rows(lora, lora)
 
 
 def test_an_interval_shows_on_which_side_of_zero_its_ends_lie():
