@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import json
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nightshift.contours import drawn, has_edges, read_contours, view_of
 from nightshift.errors import UserError
+from nightshift.grey import Window, grey
+from nightshift.paths import resolved
+from nightshift.pictures import SUFFIXES, mask_picture
 from nightshift.raw import Problems, RawCase, checked
+from nightshift.rows import Row, at, check_width, groups, read_rows, spacing
+from nightshift.settings import Manifest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,74 +20,90 @@ if TYPE_CHECKING:
 COLUMNS = (
     "patient_id", "case_id", "cine_path", "frame_index", "vessel_mask_actual_path", "contours_path", "split",
 )  # fmt: skip
+FILLED = ("patient_id", "case_id", "cine_path", "frame_index", "contours_path")
 
 
-def manifest_cases(path: Path, problems: Problems) -> list[RawCase]:
-    """A case per row; rows with mistakes in them go to `problems`. Raises UserError where the file is no manifest."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as handle:
-            reader = csv.DictReader(handle)
-            missing = [c for c in COLUMNS if c not in (reader.fieldnames or [])]
-            rows = list(reader)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such manifest") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: not readable as a UTF-8 CSV: {error}") from None
-    if missing:
-        raise UserError(f"{path}: column {', '.join(missing)} missing; it needs {', '.join(COLUMNS)}")
-    cases = []
-    for number, row in enumerate(rows, start=2):
-        with problems.kept():
-            cases.append(_case(path, number, row))
+def manifest_cases(data: Manifest, root: Path, problems: Problems) -> list[RawCase]:
+    """A case per row; rows with mistakes in them go to `problems`. The preset's paths are relative to `root`.
+
+    Raises UserError where the file is no manifest.
+    """
+    path, cases = root / data.path, []
+    needed = dict.fromkeys(data.mask if name == "vessel_mask_actual_path" else name for name in COLUMNS)
+    moved = {old: root / new for old, new in data.rewrite.items()}
+    for where, row in read_rows(path, list(needed), "manifest"):
+        with problems.kept(), at(where):
+            cases.append(_case(data, path.parent, moved, where, row))
     return cases
 
 
-def _case(manifest: Path, number: int, row: dict[str, str]) -> RawCase:
-    where = f"{manifest}, line {number}"
-    for column in COLUMNS[:-1]:
+def _case(data: Manifest, folder: Path, moved: dict[str, Path], where: str, row: Row) -> RawCase:
+    check_width(row)
+    for column in FILLED:
         if not row[column]:
-            raise UserError(f"{where}: {column} is empty")
-    if not row["frame_index"].isdecimal():
-        raise UserError(f"{where}: frame_index '{row['frame_index']}' is not a whole number from 0")
+            raise UserError(f"{column} is empty")
+    if not (row["frame_index"].isascii() and row["frame_index"].isdecimal()):
+        raise UserError(f"frame_index '{row['frame_index']}' is not a whole number from 0")
     index = int(row["frame_index"])
-    columns = ("cine_path", "vessel_mask_actual_path", "contours_path")
-    cine, mask, contours = (manifest.parent / row[column] for column in columns)
+    cine, contours = (resolved(row[column], folder, moved) for column in ("cine_path", "contours_path"))
+    mask = resolved(row[data.mask], folder, moved) if row[data.mask] else None
+    content = read_contours(contours, edges=mask is None)
+    if mask is None and not has_edges(content):
+        raise UserError(f"{data.mask} is empty, and {contours} has no left_edge and right_edge to draw a mask from")
+    window = None if data.window == "own" else data.window
 
     def read() -> tuple[np.ndarray, np.ndarray]:
-        frames = _array(cine, 3)
-        if index >= len(frames):
-            raise UserError(f"{where}: frame_index {index} but {cine} has {len(frames)} frames")
-        return checked(frames[index], _array(mask, 2), mask)
+        with at(where):
+            frame = _frame(cine, index, window)
+            if mask is None:
+                return frame, drawn(read_contours(contours), frame.shape, contours)
+            return checked(frame, _mask(mask), mask)
 
-    files = (cine, mask, contours)
-    angles = _angles(contours, where)
-    return RawCase(row["case_id"], row["patient_id"], angles, row["split"] or "", files, read, where)
-
-
-def _angles(path: Path, where: str) -> tuple[float, float]:
-    try:
-        view = json.loads(path.read_text(encoding="utf-8"))["view_angles"]
-        primary, secondary = view["primary_angle"], view["secondary_angle"]
-    except OSError as error:
-        raise UserError(f"{where}: {path}: {(error.strerror or 'not readable').lower()}") from None
-    except (ValueError, KeyError, TypeError):
-        wanted = '{"view_angles": {"primary_angle": 30.0, "secondary_angle": -20.0}}'
-        raise UserError(f"{where}: {path}: no view angles in it; expected {wanted}, in degrees") from None
-    for angle in (primary, secondary):
-        if isinstance(angle, bool) or not isinstance(angle, int | float) or not math.fabs(angle) <= 180:
-            raise UserError(f"{where}: {path}: angle {angle!r} is not a number of degrees from -180 to 180")
-    return float(primary), float(secondary)
+    return RawCase(
+        case_id=row["case_id"],
+        patient_id=row["patient_id"],
+        angles=view_of(content, contours),
+        split=row["split"],
+        files=(cine, contours) if mask is None else (cine, mask, contours),
+        read=read,
+        where=where,
+        spacing=spacing(row.get("spacing", "")),
+        groups=groups(row, {*COLUMNS, data.mask, "spacing"}),
+    )
 
 
-def _array(path: Path, dimensions: int) -> np.ndarray:
+def _frame(path: Path, index: int, window: Window) -> np.ndarray:
+    cine = _array(path)
+    if cine.ndim not in (3, 4):
+        raise UserError(f"{path}: {cine.dtype} of shape {cine.shape}; expected (T, H, W), or (T, H, W, C) with colours")
+    if cine.dtype.kind == "b" or (cine.ndim == 3 and cine.shape[2] <= 4):
+        raise UserError(f"{path}: {cine.dtype} of shape {cine.shape} is a mask or one frame in colour; expected a cine")
+    if index >= len(cine):
+        raise UserError(f"frame_index {index} but {path} has {len(cine)} frames")
+    return grey(cine[index], window, path, cine)
+
+
+def _mask(path: Path) -> np.ndarray:
+    """(H, W), of any values yet."""
+    import numpy as np
+
+    if path.suffix.lower() in SUFFIXES:
+        return mask_picture(path)
+    mask = _array(path)
+    if mask.ndim != 2 or mask.dtype.kind not in "buif" or not np.isfinite(mask).all():
+        raise UserError(f"{path}: {mask.dtype} of shape {mask.shape}; expected numbers with 2 dimensions (H, W)")
+    return mask
+
+
+def _array(path: Path) -> np.ndarray:
+    from zipfile import BadZipFile
+
     import numpy as np
 
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
         raise UserError(f"{path}: not readable as a NumPy array: {error}") from None
     if not isinstance(array, np.ndarray):
         raise UserError(f"{path}: an archive of arrays; expected one array, saved with numpy.save")
-    if array.ndim != dimensions or array.dtype not in (np.uint8, np.bool_):
-        raise UserError(f"{path}: {array.dtype} of shape {array.shape}; expected uint8 with {dimensions} dimensions")
     return array

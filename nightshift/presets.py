@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
@@ -59,21 +59,52 @@ class Simulated(Section):
     split: Literal["given", "made"]
 
 
+def _rising(window: list[float]) -> list[float]:
+    if not window[0] < window[1]:
+        raise ValueError("not rising")
+    return window
+
+
+# Grey values that become black and white where pixels have more than 8 bits; see nightshift/grey.py.
+Window = Annotated[
+    Literal["own"] | Annotated[list[float], Field(min_length=2, max_length=2), AfterValidator(_rising)],
+    Field(description="own, or two grey values, black and white, as [0, 4095]"),
+]
+
+
 class Manifest(Section):
-    """A CSV with one row per case, in the user's own schema; paths in it are relative to it."""
+    """A CSV with one row per case, in the user's own schema; paths in it are relative to it.
+
+    `mask`: its column of masks; `rewrite`: where folders are now, by how its paths begin.
+    """
 
     kind: Literal["manifest"]
     path: str
     split: Literal["given", "made"]
+    mask: Annotated[str, Field(min_length=1)] = "vessel_mask_actual_path"
+    rewrite: dict[Annotated[str, Field(min_length=1)], str] = {}
+    window: Window = "own"
 
 
 class Folder(Section):
-    """Two folders of pictures paired by name, no angles, no patients."""
+    """Pictures and masks of the same name, in two folders; or in one, the masks' names longer by `mask_suffix`.
+
+    `cases`: a CSV of patients and angles by case; without it there are none.
+    """
 
     kind: Literal["folder"]
     images: str
     masks: str
-    split: Literal["made"]
+    split: Literal["given", "made"]
+    mask_suffix: str = ""
+    cases: str | None = None
+    window: Window = "own"
+
+    @model_validator(mode="after")
+    def check(self) -> Self:
+        if self.split == "given" and self.cases is None:
+            raise ValueError("split: given needs cases, a CSV with a column split; expected made")
+        return self
 
 
 class Dicom(Section):

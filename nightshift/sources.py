@@ -21,16 +21,17 @@ def listed(data: Source, problems: Problems) -> list[RawCase]:
     this very workspace made, so it is looked for here and not there. Raises UserError where there is no source at all.
     """
     if isinstance(data, Folder):
-        cases = folder_cases(root() / data.images, root() / data.masks, problems)
+        cases = folder_cases(data, root(), problems)
     elif isinstance(data, Manifest):
-        cases = manifest_cases(root() / data.path, problems)
+        cases = manifest_cases(data, root(), problems)
     elif isinstance(data, Dicom):
         cases = dicom_cases(*_places(data), problems)
     elif isinstance(data, Coco):
         names = None if data.categories == "all" else data.categories
         cases = coco_cases(data.sets(root()), names, data.unannotated == "empty", problems)
     else:
-        cases = manifest_cases(SYNTHETIC / "manifest.csv", problems)
+        made = Manifest(kind="manifest", path=(SYNTHETIC / "manifest.csv").as_posix(), split="given")
+        cases = manifest_cases(made, Path(), problems)
     once: dict[str, RawCase] = {}
     for case in cases:
         if case.case_id in once:
@@ -53,7 +54,8 @@ def source_files(data: Source) -> list[Path]:
     """Every file that the source is made of, once, sorted."""
     if isinstance(data, Dicom):  # headers are slow to read, and this is asked at every `dvc repro`
         return sorted(set(dicom_files(*_places(data))))
-    own = [root() / data.path] if isinstance(data, Manifest) else []
+    table = data.path if isinstance(data, Manifest) else data.cases if isinstance(data, Folder) else None
+    own = [root() / table] if table else []
     return sorted({*own, *(file for case in raw_cases(data) for file in case.files)})
 
 

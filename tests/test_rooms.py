@@ -10,7 +10,8 @@ ROOT = Path(__file__).parents[1]
 # Lower rooms first; modules of one line are on the same floor and do not import each other.
 FLOORS = [
     ["errors", "progress", "views"],
-    ["files", "parsing", "loading", "presets", "pictures", "dicom"],
+    ["angles", "grey", "paths", "rows"],
+    ["files", "parsing", "loading", "presets", "pictures", "contours", "dicom"],
     ["settings", "footprint"],
     ["weights", "gate", "compute", "cost", "inventory", "shards", "anatomy", "rope"],
     ["projection", "raw", "leases", "pseudonyms"],

@@ -175,9 +175,9 @@ def test_wrong_encoder_preset(change, values, said):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("kind: manifest\nfile: x\nsplit: made", "key 'path' is missing; unknown key 'file'; valid: kind, path, split"),
+        ("kind: manifest\nfile: x\nsplit: made", "key 'path' is missing; unknown key 'file'; valid: kind, mask, path"),
         ("kind: folder\nimages: x\nmask: y\nsplit: made", "did you mean 'masks'?"),
-        ("kind: folder\nimages: x\nmasks: y\nsplit: given", "split: Input should be 'made', got 'given'"),
+        ("kind: folder\nimages: x\nmasks: y\nsplit: given", "split: given needs cases, a CSV with a column split"),
         (
             "kind: manifst\npath: x\nsplit: made",
             "kind: expected simulated, manifest, folder, dicom, coco, got 'manifst'",

@@ -53,7 +53,7 @@ def test_sources_lie_in_the_main_checkout_but_synthetic_data_here(manifest, monk
 def test_errors_of_a_manifest(manifest):
     for column in COLUMNS[:-1]:
         write_manifest([manifest[0] | {column: ""}])
-        fails(f"set/manifest.csv, line 2: {column} is empty")
+        fails(f"set/manifest.csv, line 2: {column} is empty")  # or, of the mask, and nothing to draw one from
     write_manifest(manifest, COLUMNS[1:-1])
     fails("column patient_id, split missing")
     write_manifest([manifest[0], manifest[1] | {"case_id": "c0"}])
@@ -74,7 +74,7 @@ def test_errors_of_a_manifest(manifest):
     [
         ("{", "no view angles in it"),
         ('{"primary_angle": 1}', "no view angles in it"),
-        ('{"primary_angle": "1", "secondary_angle": 0}', "angle '1' is not a number of degrees"),
+        ('{"primary_angle": "x", "secondary_angle": 0}', "angle 'x' is not a number of degrees"),
         ('{"primary_angle": true, "secondary_angle": 0}', "angle True is not"),
         ('{"primary_angle": NaN, "secondary_angle": 0}', "angle nan is not"),
         ('{"primary_angle": 0, "secondary_angle": -180.5}', "angle -180.5 is not"),
@@ -92,9 +92,9 @@ def test_errors_of_the_angles(manifest, view, said):
 @pytest.mark.parametrize(
     ("name", "array", "said"),
     [
-        ("cine", np.zeros((6, 9), np.uint8), "uint8 of shape (6, 9); expected uint8 with 3 dimensions"),
+        ("cine", np.zeros((6, 9), np.uint8), "uint8 of shape (6, 9); expected (T, H, W)"),
         ("cine", np.array([{}]), "not readable as a NumPy array"),
-        ("mask", np.zeros((1, 6, 9), np.uint8), "expected uint8 with 2 dimensions"),
+        ("mask", np.zeros((1, 6, 9), np.uint8), "expected numbers with 2 dimensions"),
         ("mask", np.zeros((9, 6), np.uint8), "mask of (9, 6) pixels for a frame of (6, 9)"),
         ("mask", np.arange(54, dtype=np.uint8).reshape(6, 9) % 3, "mask with values [0, 1, 2]"),
         ("mask", np.arange(54, dtype=np.uint8).reshape(6, 9) % 2 + 1, "mask with values [1, 2]"),
@@ -142,12 +142,14 @@ def test_errors_of_a_folder(pictures):
     Path("images/a.jpg").unlink()
     Image.fromarray(np.zeros((20, 31), np.uint8)).save("masks/a.png")
     fails("masks/a.png: mask of (20, 31) pixels for a frame of (20, 30)", FOLDER)
-    Image.fromarray(np.zeros((20, 30), np.uint16)).save("images/a.png")
-    fails("images/a.png: pixels of mode I;16", FOLDER)
+    Image.fromarray(np.zeros((20, 30, 4), np.uint8), "CMYK").save("images/a.jpg")
+    Path("images/a.png").unlink()
+    fails("images/a.jpg: pixels of mode CMYK", FOLDER)
+    Path("images/a.jpg").unlink()
     Path("images/a.png").write_bytes(b"no")
     fails("images/a.png: not readable as a picture", FOLDER)
     Path("masks/a.png").unlink()
-    fails("no partner for a (1 in all)", FOLDER)
+    fails("images/a.png: no mask 'a' for it in masks", FOLDER)
     [path.unlink() for path in Path().glob("*s/*.png")]
     fails("images: no pictures", FOLDER)
     Path("masks").rmdir()
