@@ -60,11 +60,15 @@ class Probe(Section):
 
 
 class Prepare(Section):
-    """Fractions of patients (cases where there are no patients) and the seed, for data whose split is `made`."""
+    """`val`, `test`: fractions of patients (cases where there are no patients), and the seed, for a `made` split.
+
+    `on_problem`: with a case that something is wrong with: say so and end, or leave it out and say so in the report.
+    """
 
     val: Fraction
     test: Fraction
     seed: Annotated[int, Field(ge=0)]
+    on_problem: Literal["stop", "skip"]
 
 
 class Encode(Section):

@@ -4,6 +4,7 @@ import math
 
 Angles = tuple[float, float]
 FAR = 40.0  # degrees between a case's view and the wrong one that an ablation gives it
+QUADRANTS = ("RAO cranial", "RAO caudal", "LAO cranial", "LAO caudal")
 
 
 def apart(one: Angles, other: Angles) -> float:
@@ -20,6 +21,11 @@ def _direction(angles: Angles) -> tuple[float, float, float]:
         math.cos(secondary) * math.cos(primary),
         math.sin(secondary),
     )
+
+
+def quadrant(primary: float, secondary: float) -> str:
+    """Zero counts as LAO and as cranial."""
+    return f"{'LAO' if primary >= 0 else 'RAO'} {'cranial' if secondary >= 0 else 'caudal'}"
 
 
 def name(primary: str | float, secondary: str | float) -> str:

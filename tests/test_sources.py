@@ -17,7 +17,7 @@ from nightshift.from_manifest import COLUMNS
 from nightshift.settings import SYNTHETIC, Prepare, Simulated
 from nightshift.sources import raw_cases, source_files
 
-PREPARE = Prepare(val=0.15, test=0.25, seed=0)
+PREPARE = Prepare(val=0.15, test=0.25, seed=0, on_problem="stop")
 
 
 def test_manifest(manifest):
@@ -191,22 +191,48 @@ def split_of(raw, prepare=PREPARE) -> dict[str, set[str]]:
 
 
 def test_made_split_is_by_patient_and_from_the_seed_alone():
-    raw = [raw_case(i, f"p{i % 20}") for i in range(60)]
+    raw = [raw_case(i, f"p{i % 20}", angles=None) for i in range(60)]
     split = splits.made_split(raw, PREPARE)
     patients = {name: {c.patient_id for c in members} for name, members in split.items()}
     assert {name: len(p) for name, p in patients.items()} == {"train": 12, "val": 3, "test": 5}
     assert (len(set.union(*patients.values())), sum(map(len, split.values()))) == (20, 60)
     assert patients["test"] == {"p3", "p9", "p10", "p12", "p14"}  # on every machine
-    assert split_of(raw) == split_of(raw[::-1])
-    assert split_of(raw) != split_of(raw, PREPARE.model_copy(update={"seed": 1}))
+    for cases in (raw, [raw_case(i, f"p{i % 20}", angles=(30.0 - 7 * (i % 9), 10.0 - i % 21)) for i in range(60)]):
+        assert split_of(cases) == split_of(cases[::-1])
+        assert split_of(cases) != split_of(cases, PREPARE.model_copy(update={"seed": 1}))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_made_split_spreads_the_views_evenly(seed):
+    """Of 80 patients with one to three views each, a rare one among them, every split has its share of every view."""
+    random = np.random.default_rng(seed)
+    usual, rare = [(30.0, 20.0), (30.0, -20.0), (-30.0, 20.0)], (-30.0, -20.0)
+    raw = []
+    for patient in range(80):
+        for view in random.permutation(3)[: random.integers(1, 4)]:
+            raw.append(raw_case(len(raw), f"p{patient}", angles=usual[view]))
+        if patient % 10 == 0:
+            raw.append(raw_case(len(raw), f"p{patient}", angles=rare))
+    split = splits.made_split(raw, PREPARE.model_copy(update={"seed": seed}))
+    assert {name: len({c.patient_id for c in members}) for name, members in split.items()} == {
+        "train": 48, "val": 12, "test": 20,
+    }  # fmt: skip
+    for view in (*usual, rare):
+        count = sum(c.angles == view for c in raw)
+        for name, share in (("train", 0.6), ("val", 0.15), ("test", 0.25)):
+            assert abs(sum(c.angles == view for c in split[name]) - share * count) <= 2
 
 
 def test_made_split_without_patients_is_by_case_and_has_one_in_each():
     raw = [raw_case(i) for i in range(20)]
     assert {k: len(v) for k, v in split_of(raw).items()} == {"train": 12, "val": 3, "test": 5}
-    none = Prepare(val=0.0, test=0.0, seed=0)
+    none = PREPARE.model_copy(update={"val": 0.0, "test": 0.0})
     assert {k: len(v) for k, v in split_of(raw[:3], none).items()} == {"train": 1, "val": 1, "test": 1}
-    for few, prepare in ((raw[:2], none), (raw[:1], none), (raw, Prepare(val=0.5, test=0.5, seed=0))):
+    for few, prepare in (
+        (raw[:2], none),
+        (raw[:1], none),
+        (raw, Prepare(val=0.5, test=0.5, seed=0, on_problem="stop")),
+    ):
         with pytest.raises(UserError, match="no case in"):
             split_of(few, prepare)
 
