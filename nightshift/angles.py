@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 
 from nightshift.errors import UserError
@@ -33,9 +32,9 @@ def view_or_none(primary: str, secondary: str) -> tuple[float, float] | None:
 
 def _degrees(value: object, which: int) -> float:
     number = _of_text(value, which) if isinstance(value, str) else value
-    if isinstance(number, bool) or not isinstance(number, int | float) or not math.fabs(number) <= 180:
+    if isinstance(number, bool) or not isinstance(number, int | float) or not abs(number) <= 180:
         words = ("LAO 30 or RAO 30", "CRANIAL 30 or CAUDAL 30")[which]
-        raise UserError(f"angle {value!r} is not a number of degrees from -180 to 180, nor as {words}")
+        raise UserError(f"angle {value!r:.20} is not a number of degrees from -180 to 180, nor as {words}")
     return float(number)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from nightshift.errors import UserError, nearest
+from nightshift.paths import inside
 from nightshift.pictures import picture
 from nightshift.raw import Problems, RawCase, checked
 
@@ -117,7 +118,7 @@ def _file(where: str, image: Any, folder: Path) -> Path:
         raise UserError(f"{where}: expected id and file_name")
     if not all(type(image.get(side)) is int and image[side] > 0 for side in ("height", "width")):
         raise UserError(f"{where}: height {image.get('height')!r}, width {image.get('width')!r}; expected pixels")
-    file = folder / image["file_name"]
+    file = inside(folder, image["file_name"])
     if not file.is_file():
         raise UserError(f"{where}: {file}: no such file")
     return file

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from nightshift import dicom
 from nightshift.errors import UserError
+from nightshift.paths import inside
 from nightshift.pictures import SUFFIXES, mask_picture
 from nightshift.pseudonyms import hidden, pseudonym
 from nightshift.raw import Problems, RawCase, checked
@@ -203,9 +204,9 @@ def _rows(images: Path, masks: Path, table: Path, problems: Problems) -> list[_P
                 raise UserError("file is empty")
             if not row["frame_index"].isdecimal() or len(row["frame_index"]) > 9:
                 raise UserError(f"frame_index '{row['frame_index']:.20}' is not a whole number from 0")
-            file, frame = images / row["file"], int(row["frame_index"])
+            file, frame = inside(images, row["file"]), int(row["frame_index"])
             folder, stem = masks / Path(row["file"]).parent, f"{_name(file)}_f{frame}"
-            mask, problem = masks / row["mask"] if row.get("mask") else None, ""
+            mask, problem = inside(masks, row["mask"]) if row.get("mask") else None, ""
             if mask is None:
                 mask, problem = _of(listed(folder) if folder.is_dir() else [], _name(file), stem, folder)
                 # The mask of a file without the number of a frame can be that of one frame only.

@@ -42,8 +42,8 @@ def _case(data: Manifest, folder: Path, moved: dict[str, Path], where: str, row:
     for column in FILLED:
         if not row[column]:
             raise UserError(f"{column} is empty")
-    if not (row["frame_index"].isascii() and row["frame_index"].isdecimal()):
-        raise UserError(f"frame_index '{row['frame_index']}' is not a whole number from 0")
+    if not (row["frame_index"].isascii() and row["frame_index"].isdecimal()) or len(row["frame_index"]) > 9:
+        raise UserError(f"frame_index '{row['frame_index']:.20}' is not a whole number from 0")
     index = int(row["frame_index"])
     cine, contours = (resolved(row[column], folder, moved) for column in ("cine_path", "contours_path"))
     mask = resolved(row[data.mask], folder, moved) if row[data.mask] else None
@@ -96,13 +96,11 @@ def _mask(path: Path) -> np.ndarray:
 
 
 def _array(path: Path) -> np.ndarray:
-    from zipfile import BadZipFile
-
     import numpy as np
 
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
+    except Exception as error:  # a damaged head makes NumPy raise almost anything
         raise UserError(f"{path}: not readable as a NumPy array: {error}") from None
     if not isinstance(array, np.ndarray):
         raise UserError(f"{path}: an archive of arrays; expected one array, saved with numpy.save")

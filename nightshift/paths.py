@@ -26,7 +26,14 @@ def resolved(cell: str, folder: Path, moved: Mapping[str, Path]) -> Path:
             return moved[old] / rest.lstrip("/")
     if os.name != "nt" and _of_windows(plain, cell):
         raise UserError(f"'{cell}' is on a Windows drive; say where that is now: rewrite, in the data preset")
-    return folder / plain
+    return inside(folder, plain)
+
+
+def inside(folder: Path, cell: str) -> Path:
+    """The file that `cell` names, absolute or relative to `folder`. Raises UserError for a relative one outside it."""
+    if not Path(cell).is_absolute() and ".." in Path(os.path.normpath(cell)).parts:
+        raise UserError(f"{cell} leaves {folder}; give an absolute path if that is meant")
+    return folder / cell
 
 
 def _key(start: str) -> str:

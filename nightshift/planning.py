@@ -17,11 +17,11 @@ from nightshift.arms import Arm
 from nightshift.compute import autocast, give_memory_back
 from nightshift.encoding import bytes_per_case, kept_cases
 from nightshift.footprint import peak_bytes
-from nightshift.raw import SPLITS, RawCase
+from nightshift.raw import SPLITS, Problems, RawCase
 from nightshift.settings import ArmName, Settings, Simulated
 from nightshift.simulator import Simulation, split_patients
-from nightshift.sources import raw_cases
-from nightshift.splits import given_split, made_split
+from nightshift.sources import listed, raw_cases
+from nightshift.splits import given_split, made_split, misplaced
 from nightshift.steps import add_gradients, at_once, optimiser_of
 
 STEPS, SECONDS = 20, 60.0  # per arm: that many measured steps, fewer where they would take longer
@@ -51,7 +51,10 @@ class Time:
 
 
 def counts(settings: Settings) -> dict[str, int]:
-    """Cases per split, before anything is prepared. Raises UserError as reading the source does."""
+    """Cases per split, before anything is prepared and without a pixel read: what `prepare` leaves out is counted.
+
+    Raises UserError as listing the source does.
+    """
     data = settings.data
     if isinstance(data, Simulated):
         splits = split_patients(Simulation(**data.model_dump(exclude={"kind", "split"})))
@@ -60,7 +63,10 @@ def counts(settings: Settings) -> dict[str, int]:
         patients = [str(patient) for patient in range(data.patients) for _ in range(data.views)]
         found = [RawCase(str(i), patient, None, "", (), None) for i, patient in enumerate(patients)]
     else:
-        found = raw_cases(data)
+        found = raw_cases(data) if settings.prepare.on_problem == "stop" else listed(data, Problems())
+    if data.split == "given" and settings.prepare.on_problem == "skip":
+        wrong = {case.case_id for case, _ in misplaced(found)}
+        found = [case for case in found if case.case_id not in wrong]
     split = given_split(found) if data.split == "given" else made_split(found, settings.prepare)
     return {name: len(split[name]) for name in SPLITS}
 

@@ -21,9 +21,10 @@ class RawCase:
     """One frame to segment, as the source has it; `read` gives frame and mask (H, W), uint8, the mask 0 or 1.
 
     `angles`: primary (+ LAO / - RAO) and secondary (+ cranial / - caudal) in degrees, None where the source has none.
-    `patient_id` and `split` are empty where the source has none. `files` are all that `read` opens. `where` is the
-    place in the source that a message names, as `set/manifest.csv, line 7`. `spacing`: millimetres per pixel (row,
-    column), None where unknown. `groups`: further columns of the source by name, for grouping in the report.
+    `patient_id` and `split` are empty where the source has none. `files` are all that `read` opens, the frame's first
+    and the mask's second. `where` is the place in the source that a message names, as `set/manifest.csv, line 7`.
+    `spacing`: millimetres per pixel (row, column), None where unknown. `groups`: further columns of the source by name,
+    for grouping in the report.
     """
 
     case_id: str
@@ -54,8 +55,8 @@ def checked(frame: np.ndarray, mask: np.ndarray, path: Path) -> tuple[np.ndarray
     import numpy as np
 
     if frame.shape != mask.shape:
-        raise UserError(f"{path}: mask of {mask.shape} pixels for a frame of {frame.shape}")
+        raise UserError(f"{path}: mask of {mask.shape} pixels for a frame of {frame.shape}; draw it on that very frame")
     values = np.unique(mask)
     if len(values) > 2 or (len(values) == 2 and values[0] != 0):
-        raise UserError(f"{path}: mask with values {values[:4].tolist()}...; expected 0 and one other")
+        raise UserError(f"{path}: mask with values {values[:4].tolist()}...; expected 0 and one other: keep one label")
     return np.array(frame, dtype=np.uint8), (mask > 0).astype(np.uint8)

@@ -52,7 +52,7 @@ def about_run(chosen: Settings, arms: dict[str, ArmResults], notes: Sequence[str
     return About(
         what=f"Encoder {chosen.use.encoder}, data {chosen.use.data}.",
         commands=commands(arms),
-        notes=list(notes),
+        notes=[*notes, *wording.left_out(read_record("reports/skipped.json", "total", "skipped"))],
         probe=read_record(PROBE / "verdict.json", "torch", "sam3", "hypotheses"),
         probe_cases=read_table(PROBE / "cases.csv", (), ("case", "outcome", "cause")),
         matrix=_picture(PROBE / "matrix.svg"),

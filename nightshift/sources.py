@@ -29,9 +29,10 @@ def listed(data: Source, problems: Problems) -> list[RawCase]:
     elif isinstance(data, Coco):
         names = None if data.categories == "all" else data.categories
         cases = coco_cases(data.sets(root()), names, data.unannotated == "empty", problems)
+    elif (made := SYNTHETIC / "manifest.csv").is_file():
+        cases = manifest_cases(Manifest(kind="manifest", path=made.as_posix(), split="given"), Path(), problems)
     else:
-        made = Manifest(kind="manifest", path=(SYNTHETIC / "manifest.csv").as_posix(), split="given")
-        cases = manifest_cases(made, Path(), problems)
+        raise UserError(f"{made}: no such manifest yet; `dvc repro synthesize` makes it")
     once: dict[str, RawCase] = {}
     for case in cases:
         if case.case_id in once:
@@ -51,12 +52,13 @@ def raw_cases(data: Source) -> list[RawCase]:
 
 
 def source_files(data: Source) -> list[Path]:
-    """Every file that the source is made of, once, sorted."""
+    """Every file that the source is made of and that is there, once, sorted. What is wrong with it `prepare` says."""
     if isinstance(data, Dicom):  # headers are slow to read, and this is asked at every `dvc repro`
         return sorted(set(dicom_files(*_places(data))))
     table = data.path if isinstance(data, Manifest) else data.cases if isinstance(data, Folder) else None
     own = [root() / table] if table else []
-    return sorted({*own, *(file for case in raw_cases(data) for file in case.files)})
+    named = {file for case in listed(data, Problems()) for file in case.files}
+    return sorted({*own, *(file for file in named if file.is_file())})
 
 
 def public_name(data: Source, name: str) -> str:

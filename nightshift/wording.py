@@ -72,6 +72,19 @@ def limits(arms: dict[str, ArmResults], level: float) -> list[str]:
     return found
 
 
+def left_out(skipped: Row) -> list[str]:
+    """A sentence on the cases that prepare.on_problem: skip has left out; skipped: as reports/skipped.json has it."""
+    problems = skipped["skipped"]
+    if not problems:
+        return []
+    shown = "; ".join(f"{one['where']}: {one['what'].split('; ')[0]}" for one in problems[:3])
+    more = f"; {len(problems) - 3} more in reports/skipped.json" if len(problems) > 3 else ""
+    return [
+        f"Of {skipped['total']} cases those with problems were left out (prepare.on_problem is skip), and a choice of "
+        f"cases can bias a comparison: {shown}{more}."
+    ]
+
+
 def _limits_of_training(frozen: ArmResults, lora: ArmResults) -> list[str]:
     found, arms = [], dict(zip(ARMS, (frozen, lora), strict=True))
     chosen_by = min(card["cases"]["val"] for card in (*frozen.cards, *lora.cards))

@@ -1,19 +1,26 @@
-"""The data set in one canonical form, frames and masks at native size -> data/prepared/{train,val,test}."""
+"""The data set in one canonical form, frames and masks at native size -> data/prepared/{train,val,test}.
 
-from nightshift import cases, settings, splits
+It is read twice: first all of it, to say everything that is wrong before anything is written, then to write it.
+"""
+
+from dataclasses import asdict
+
+from nightshift import cases, checking, settings
 from nightshift.errors import run
+from nightshift.files import write_json
 from nightshift.progress import bar
-from nightshift.sources import raw_cases
 
 
 def main() -> None:
     chosen = settings.read()
-    found = raw_cases(chosen.data)
-    split = splits.given_split(found) if chosen.data.split == "given" else splits.made_split(found, chosen.prepare)
+    found = checking.check(chosen, bar("check", "case"))
+    split = checking.usable(found, chosen.prepare.on_problem)
     for name, members in split.items():
         cases.write_cases(cases.PREPARED / name, members, bar(f"prepare {name}", "case"), report=name == "test")
+    write_json("reports/skipped.json", {"total": found.total, "skipped": [asdict(one) for one in found.problems]})
     counts = ", ".join(f"{len(members)} {name}" for name, members in split.items())
-    print(f"{counts} cases: {cases.PREPARED.as_posix()}")
+    left_out = found.total - sum(map(len, split.values()))
+    print(f"{counts} cases{f', {left_out} left out' if left_out else ''}: {cases.PREPARED.as_posix()}")
 
 
 if __name__ == "__main__":

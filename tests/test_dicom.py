@@ -303,10 +303,9 @@ def test_nobody_is_named(folder, change, capsys):
     names = ["Doe-Jane_1", "47110815_2", "run_1950-01-02", "harmless"]
     for number, name in enumerate(names):
         patient = {"PatientID": "4711-0815"} if number < 2 else {"PatientID": f"4711-081{number}"}
-        write_dicom(
-            f"xa/{name}.dcm", RAMP.astype(np.uint8), **patient, OtherPatientNames="SMITH^J", StudyDate="20200229"
-        )
-        save_mask(f"xa/{name}_f1.png")
+        frames = np.random.default_rng(number).integers(0, 256, (3, 40, 40), dtype=np.uint8)
+        write_dicom(f"xa/{name}.dcm", frames, **patient, OtherPatientNames="SMITH^J", StudyDate="20200229")
+        Image.fromarray(np.uint8(255 * (np.indices((40, 40))[0] < 4 + number))).save(f"xa/{name}_f1.png")
     cases = raw_cases(SOURCE)
     secrets = [b"doe", b"jane", b"4711", b"0815", b"1950", b"smith", b"2020"]
 

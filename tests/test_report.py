@@ -97,6 +97,7 @@ def make_inputs(root):
     )
     put_csv(root / "reports/probe/cases.csv", [dict.fromkeys(PROBED, "") | {"case": "sam3-1008-peft", "outcome": "ok"}])
     put(root / "reports/env.json", json.dumps({"torch": "2.15.0"}))
+    put(root / "reports/skipped.json", json.dumps({"total": 9, "skipped": []}))
 
 
 @pytest.fixture(scope="module")

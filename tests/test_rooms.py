@@ -11,13 +11,14 @@ ROOT = Path(__file__).parents[1]
 FLOORS = [
     ["errors", "progress", "views"],
     ["angles", "grey", "paths", "rows"],
-    ["files", "parsing", "loading", "presets", "pictures", "contours", "dicom"],
+    ["files", "parsing", "loading", "presets", "pictures", "contours", "dicom", "likeness"],
     ["settings", "footprint"],
     ["weights", "gate", "compute", "cost", "inventory", "shards", "anatomy", "rope"],
     ["projection", "raw", "leases", "pseudonyms"],
     ["simulator", "cases", "splits", "from_manifest", "from_folder", "from_dicom", "from_coco"],
     ["cards", "inputs"],
     ["sources"],
+    ["checking"],
     ["framing", "encoder", "metrics"],
     ["rotation", "wrapping", "lora", "segmenter"],
     ["probing", "arms", "checkpoints", "ranks"],
@@ -27,13 +28,13 @@ FLOORS = [
     ["prediction", "planning", "statistics", "results", "experiments"],
     ["wording", "folders"],
     ["figures"],
-    ["overlays"],
+    ["overlays", "contact"],
     ["report"],
     ["comparison"],
     ["night"],
     ["morning"],
 ]
-COMMANDS = {"plan", "leaderboard", "night", "predict"}  # for people: `python -m stages.plan`, no parts of the pipeline
+COMMANDS = {"check", "plan", "leaderboard", "night", "predict"}  # for people: `python -m stages.plan`, no parts of it
 LORA_STAGES = {"probe", "encode_lora", "train_lora", "evaluate_lora"}
 
 
