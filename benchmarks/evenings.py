@@ -33,7 +33,7 @@ def main() -> None:
 
         for evening in bar("evenings", "evening")(range(EVENINGS)):
             said("stages.night", "start", "-S", f"frozen.epochs={EPOCHS + evening}")
-            for rank in (1, 2):
+            for rank in (3, 4):
                 chain.edit(folder, "params.yaml", {"lora.rank": rank + 2 * evening})
                 said("dvc", "repro", "train_lora")
             subprocess.run(["git", *WHO, "commit", "-q", "-a", "-m", f"evening {evening}"], cwd=folder, check=True)
