@@ -6,12 +6,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from nightshift.angles import view_or_none
 from nightshift.errors import UserError
-from nightshift.files import read_csv, replacing
+from nightshift.files import replacing
 from nightshift.metrics import all_metrics
 from nightshift.pictures import mask_picture, paired, picture
 from nightshift.progress import bar
 from nightshift.results import ANGLES, ARMS, ArmResults, Row
+from nightshift.rows import at, check_width, read_rows
 
 WHO = ("case_id", "patient_id", *ANGLES)
 
@@ -51,28 +53,13 @@ def _read(files: dict[str, list[Path]]) -> Iterator[tuple[str, np.ndarray, list[
 
 
 def _known(path: Path, names: list[str]) -> dict[str, Row]:
-    """The columns WHO of the CSV by case id."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    rows = read_csv(path)
-    if missing := [column for column in WHO if column not in (rows[0] if rows else {})]:
-        raise UserError(f"{path}: no column '{missing[0]}'; it needs {', '.join(WHO)}")
-    known = {row["case_id"]: {column: row[column] for column in WHO} for row in rows}
+    """The columns WHO of the CSV by case id, angles in degrees."""
+    known = {}
+    for where, row in read_rows(path, WHO, "table of cases"):
+        with at(where):
+            check_width(row)
+            angles = view_or_none(*(row[column] for column in ANGLES)) or ("", "")
+            known[row["case_id"]] = {name: row[name] for name in WHO} | dict(zip(ANGLES, angles, strict=True))
     if lacking := [name for name in names if name not in known]:
         raise UserError(f"{path}: no row for case '{lacking[0]}' ({len(lacking)} in all)")
-    for name in names:
-        for column in ANGLES:
-            _check_angle(path, name, column, known[name])
     return known
-
-
-def _check_angle(path: Path, name: str, column: str, row: Row) -> None:
-    try:
-        if row[column] != "" and not abs(float(row[column])) <= 180:
-            raise ValueError
-    except ValueError:
-        raise UserError(
-            f"{path}: case '{name}': {column} '{row[column]}' is not a number of degrees from -180 to 180, or empty"
-        ) from None
-    if (row[ANGLES[0]] == "") != (row[ANGLES[1]] == ""):
-        raise UserError(f"{path}: case '{name}': one of two angles; give both or none")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from nightshift.paths import inside
 from nightshift.pictures import SUFFIXES, mask_picture
 from nightshift.pseudonyms import hidden, pseudonym
 from nightshift.raw import Problems, RawCase, checked
+from nightshift.rows import check_width, read_rows
 
 if TYPE_CHECKING:
     import numpy as np
@@ -180,26 +180,14 @@ def _named(images: Path, masks: Path, problems: Problems) -> list[_Pair]:
 
 def _rows(images: Path, masks: Path, table: Path, problems: Problems) -> list[_Pair]:
     """A pair per row; `file` is relative to `images`, `mask` to `masks` and found by name where it is empty."""
-    try:
-        with table.open(encoding="utf-8-sig", newline="") as handle:
-            reader = csv.DictReader(handle, restval="")
-            missing = [c for c in COLUMNS[:2] if c not in (reader.fieldnames or [])]
-            rows = list(reader)
-    except FileNotFoundError:
-        raise UserError(f"{table}: no such file") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{table}: not readable as a UTF-8 CSV: {error}") from None
-    if missing:
-        raise UserError(f"{table}: column {', '.join(missing)} missing; it needs file, frame_index")
+    rows = read_rows(table, COLUMNS[:2], "file")
     if not masks.is_dir():
         raise UserError(f"{masks}: no such folder")
     listed = cache(_masks)
     pairs, lines = [], {}
-    for number, row in enumerate(rows, start=2):
-        where = f"{table}, line {number}"
+    for where, row in rows:
         with problems.kept(), _at(where):
-            if None in row:
-                raise UserError("more values than columns")
+            check_width(row)
             if not row["file"]:
                 raise UserError("file is empty")
             if not row["frame_index"].isdecimal() or len(row["frame_index"]) > 9:
@@ -210,8 +198,8 @@ def _rows(images: Path, masks: Path, table: Path, problems: Problems) -> list[_P
             if mask is None:
                 mask, problem = _of(listed(folder) if folder.is_dir() else [], _name(file), stem, folder)
                 # The mask of a file without the number of a frame can be that of one frame only.
-                if mask and mask.stem.removesuffix("_mask") != stem and lines.setdefault(mask, number) != number:
-                    mask, problem = None, f"{mask} is the mask of line {lines[mask]}; name it after its frame, {stem}"
+                if mask and mask.stem.removesuffix("_mask") != stem and lines.setdefault(mask, where) != where:
+                    mask, problem = None, f"{mask} is the mask of {lines[mask]}; name it after its frame, {stem}"
             case_id = row.get("case_id") or "-".join([*Path(row["file"]).parent.parts, stem])
             pairs.append(_Pair(file, mask, frame, case_id, where, row, problem))
     return pairs

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nightshift import dicom, pictures
+from nightshift.angles import view
 from nightshift.errors import UserError
+from nightshift.rows import at, read_rows
 from nightshift.views import Angles
 
 if TYPE_CHECKING:
@@ -118,20 +119,12 @@ def angles_in(table: Path, files: Sequence[Path]) -> dict[Path, Angles]:
     A file is named by its path, from here or from the CSV, or by its bare name where no other one has the same.
     Raises UserError for a table that cannot be read, and for a row that is wrong or names none of the files.
     """
-    try:
-        with table.open(encoding="utf-8-sig", newline="") as handle:
-            reader = csv.DictReader(handle)
-            missing = [column for column in COLUMNS if column not in (reader.fieldnames or [])]
-            rows = list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{table}: not readable as a UTF-8 CSV: {error}") from None
-    if missing:
-        raise UserError(f"{table}: column {', '.join(missing)} missing; it needs {', '.join(COLUMNS)}")
+    rows = read_rows(table, COLUMNS, "table of angles")
     places, count = {path.resolve(): path for path in files}, Counter(path.name for path in files)
     names = {path.name: path for path in files if count[path.name] == 1}
     found: dict[Path, Angles] = {}
-    for number, row in enumerate(rows, start=2):
-        where, name = f"{table}, line {number}", row["file"] or ""
+    for where, row in rows:
+        name = row["file"]
         nearby = (places.get((folder / name).resolve()) for folder in (table.parent, Path()))
         path = next((one for one in nearby if one), names.get(name))
         if count[name] > 1 and path is None:
@@ -145,12 +138,6 @@ def angles_in(table: Path, files: Sequence[Path]) -> dict[Path, Angles]:
 
 
 def angles_from(texts: Sequence[str], where: str) -> Angles:
-    """Primary and secondary angle. Raises UserError unless both are degrees from -180 to 180."""
-    try:
-        primary, secondary = (float(text) for text in texts)
-    except (TypeError, ValueError):
-        primary = secondary = 999.0
-    if not (abs(primary) <= 180 and abs(secondary) <= 180):
-        said = " ".join(str(text) for text in texts)
-        raise UserError(f"{where}: angles '{said}' are not two numbers of degrees from -180 to 180")
-    return primary, secondary
+    """Primary and secondary angle, in degrees or as `RAO 30` and `CRA 20`. Raises UserError for anything else."""
+    with at(where):
+        return view(*texts)

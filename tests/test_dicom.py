@@ -181,8 +181,11 @@ def test_a_csv_says_which_frames(folder):
         ([("run.dcm", "x")], "line 2: frame_index 'x' is not a whole number from 0"),
         ([("", "1")], "line 2: file is empty"),
         ([("run.dcm", "3")], "line 2: frame 3 of 3, counted from 0"),
-        ([("run.dcm", "1", "odd")], "line 2: more values than columns"),
-        ([("run.dcm", "0"), ("run.dcm", "2")], "line 3: masks/run.png is the mask of line 2; name it after its frame"),
+        ([("run.dcm", "1", "odd")], "line 2: more cells than columns"),
+        (
+            [("run.dcm", "0"), ("run.dcm", "2")],
+            "line 3: masks/run.png is the mask of xa/cases.csv, line 2; name",
+        ),
         ([("more.dcm", "0")], "line 2: no mask more_f0 or more in masks; name one in a column mask"),
         ([("gone.dcm", "0")], "line 2: xa/gone.dcm: no such file"),
         ([("run.dcm", "1" * 5000)], "line 2: frame_index '11111111111111111111' is not"),

@@ -71,10 +71,10 @@ def test_frames_patients_and_angles_are_taken_where_they_are_given(folders):
     ("rows", "message"),
     [
         ([("case 0", "", "", "")], r"no row for case 'case 1' \(7 in all\)"),
-        ([(f"case {i}", "", "north", 1) for i in range(8)], "primary_angle 'north' is not a number"),
-        ([(f"case {i}", "", 1, 999) for i in range(8)], "secondary_angle '999' is not a number"),
+        ([(f"case {i}", "", "north", 1) for i in range(8)], "line 2: angle 'north' is not a number"),
+        ([(f"case {i}", "", 1, 999) for i in range(8)], "line 2: angle '999' is not a number"),
         ([(f"case {i}", "", 1, "") for i in range(8)], "one of two angles"),
-        ([], "no column 'case_id'"),
+        ([], r"no row for case 'case 0' \(8 in all\)"),
     ],
 )
 def test_bad_cases_are_named(folders, rows, message):

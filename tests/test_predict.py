@@ -157,7 +157,7 @@ def test_what_is_missing_or_wrong_is_one_line(trained):
     assert ".npy or DICOM file" in refused(MODEL, "params.yaml")
     assert "in it; folders in it are not looked into" in refused(MODEL, ".")
     for angles in (("200", "0"), ("nan", "0"), ("left", "0")):
-        assert "not two numbers of degrees" in refused(MODEL, "frames", "--angles", *angles)
+        assert "is not a number of degrees" in refused(MODEL, "frames", "--angles", *angles)
     for array in (np.zeros((4, 5, 3), np.uint8), np.zeros((4, 5)), np.zeros((2, 3, 4, 5), np.uint8)):
         np.save("wrong.npy", array)
         assert "expected one grey frame" in refused(MODEL, "wrong.npy", "--angles", "0", "0")
@@ -190,7 +190,7 @@ def test_nothing_is_overwritten(trained):
     "rows, said",
     [
         ("a.png,1,2\na.png,3,4", "line 3: a.png is in it twice"),
-        ("a.png,1,", "line 2: angles '1 ' are not two numbers"),
+        ("a.png,1,", "line 2: angle '' is not a number"),
         ("c.png,1,2", "line 2: 2 files are named c.png; give their paths"),
     ],
 )
