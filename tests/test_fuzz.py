@@ -18,15 +18,19 @@ USUAL = ["", " ", "0", "1", "-1", "1e3", "٣", "9" * 5000, "p", "a", "train", "v
 PATHS = ["a.npy", "mask.npy", "a.json", "not.npy", "a" * 300, "a.npy/a", "C:a.npy", "~", "\ufeffa.npy", "sub/../a.npy"]
 cell = st.one_of(st.sampled_from(USUAL + PATHS), st.text(max_size=20))
 right = st.tuples(
-    st.sampled_from(["p", "q", "P "]), cell, st.just("a.npy"), st.sampled_from("012"), st.just("mask.npy"),
-    st.just("a.json"), st.sampled_from(["train", "val", "test"]),
+    st.sampled_from(["p", "q", "P "]), cell, st.just("a.npy"), st.sampled_from("012"),
+    st.sampled_from(["mask.npy", ""]), st.just("a.json"), st.sampled_from(["train", "val", "test"]),
 )  # fmt: skip
 row = st.one_of(right.map(list), st.lists(cell, max_size=9), st.tuples(*[cell] * len(COLUMNS)).map(list))
 number = st.one_of(st.integers(), st.floats(), st.integers(10**300, 10**400))
 scalar = st.one_of(st.none(), st.booleans(), number, st.text(max_size=5))
 value = st.recursive(scalar, lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(), inner)))
-angles = st.fixed_dictionaries({}, optional={"primary_angle": value, "secondary_angle": value})
-view = st.one_of(value, st.fixed_dictionaries({"view_angles": st.one_of(value, angles, angles)}))
+good = st.just({"primary_angle": 30, "secondary_angle": -20.5})
+angles = st.one_of(good, st.fixed_dictionaries({}, optional={"primary_angle": value, "secondary_angle": value}))
+points = st.lists(st.lists(st.one_of(st.floats(-50, 50), number), min_size=2, max_size=2), min_size=2, max_size=5)
+edge = st.one_of(points, value, st.lists(points, max_size=2))
+edges = {"left_edge": edge, "right_edge": edge}  # from which a mask may be drawn
+view = st.one_of(value, st.fixed_dictionaries({"view_angles": st.one_of(angles, value)}, optional=edges))
 contours = st.one_of(view.map(lambda one: json.dumps(one).encode()), st.binary(max_size=30), st.just(b"[" * 10**5))
 plain = {"deadline": None, "derandomize": True, "suppress_health_check": list(HealthCheck)}
 
