@@ -12,7 +12,7 @@ from nightshift import likeness, splits
 from nightshift.errors import UserError
 from nightshift.progress import say
 from nightshift.raw import SPLITS, Problems, RawCase
-from nightshift.settings import Dicom, Settings, hardware
+from nightshift.settings import Coco, Dicom, Settings, hardware
 from nightshift.sources import listed
 
 SIDES = (32, 8192)  # pixels of a frame's side; anything beyond is a thumbnail or a mistake
@@ -65,7 +65,8 @@ def check(settings: Settings, progress: Callable[[Iterable], Iterable]) -> Check
     problems = [_parted(line) for line in lines]
     problems += _without_angles(cases, name) if settings.view.mode != "none" else []
     named = not isinstance(settings.data, Dicom)  # files that are named after people are called by their place alone
-    looks = _looks(cases, named, progress)
+    empty = isinstance(settings.data, Coco) and settings.data.unannotated == "empty"  # an empty mask is what was said
+    looks = _looks(cases, named, empty, progress)
     problems += [Problem(case.where, case.case_id, what) for case in cases for what in looks[case.case_id].wrong]
     problems += _spelled_apart(cases) + _same_mask(cases, looks)
     given = settings.data.split == "given"
@@ -139,9 +140,11 @@ def _without_angles(cases: list[RawCase], name: str) -> list[Problem]:
     return [Problem(one.where, one.case_id, one.what + cure) for one in found]
 
 
-def _looks(cases: list[RawCase], named: bool, progress: Callable[[Iterable], Iterable]) -> dict[str, _Look]:
+def _looks(
+    cases: list[RawCase], named: bool, empty: bool, progress: Callable[[Iterable], Iterable]
+) -> dict[str, _Look]:
     with ThreadPoolExecutor(hardware().threads) as pool:
-        results = pool.map(_look, cases, repeat(named))
+        results = pool.map(_look, cases, repeat(named), repeat(empty))
         try:
             return {case.case_id: look for case, look in zip(progress(cases), results, strict=True)}
         except BaseException:
@@ -149,15 +152,20 @@ def _looks(cases: list[RawCase], named: bool, progress: Callable[[Iterable], Ite
             raise
 
 
-def _look(case: RawCase, named: bool) -> _Look:
+def _look(case: RawCase, named: bool, empty: bool) -> _Look:
     try:
         frame, mask = case.read()
     except UserError as error:
         return _Look([" ".join(str(error).split()).removeprefix(f"{case.where}: ")])
-    of_frame, of_mask = list(_wrong_frame(frame)), list(_wrong_mask(mask))
+    of_frame, of_mask = list(_wrong_frame(frame)), [] if empty and not mask.any() else list(_wrong_mask(mask))
     files = (case.files[0], case.files[:2][-1]) if named else ("frame", "mask")
     wrong = [f"{file}: {what}" for file, of in zip(files, (of_frame, of_mask), strict=True) for what in of]
-    return _Look(wrong, likeness.digest(frame), likeness.digest(mask), None if of_frame else likeness.sketch(frame))
+    return _Look(
+        wrong,
+        likeness.digest(frame),
+        likeness.digest(mask) if mask.any() else b"",
+        None if of_frame else likeness.sketch(frame),
+    )
 
 
 def _wrong_frame(frame: np.ndarray) -> Iterator[str]:

@@ -110,7 +110,7 @@ def _segments(edge: Any, path: Path) -> list[np.ndarray]:
     for points in edge if deep else [edge]:
         try:
             array = np.array(points, dtype=np.float64)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError):
             array = np.empty(0)
         if array.ndim != 2 or array.shape[1] != 2 or len(array) < 2 or not np.isfinite(array).all():
             raise UserError(f"{path}: left_edge or right_edge is not a list of two or more points [x, y]")

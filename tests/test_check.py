@@ -17,7 +17,7 @@ from conftest import ROOT
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from nightshift import contact, likeness, planning, settings, wording
+from nightshift import checking, contact, likeness, planning, settings, wording
 from nightshift.errors import run
 from nightshift.files import read_csv, read_json
 from nightshift.from_manifest import COLUMNS
@@ -28,6 +28,7 @@ from stages import check, inventory, prepare
 Row = dict[str, Any]
 SPLITS = ("train", "val", "test")
 SIZE = (48, 40)
+EMPTY = "an empty mask; draw the vessel, or take the case out"
 REAL = ROOT.parent / "shared/angiograms"
 
 
@@ -414,3 +415,12 @@ def test_ten_thousand_rows_are_checked_in_a_minute_and_in_a_gigabyte(mine):
     print(f"10,000 rows: {seconds:.1f} s, {most / 1e9:.2f} GB")
     assert "3334 train, 3333 val, 3333 test cases; nothing is wrong" in said
     assert seconds < 60 and most < 1e9
+
+
+def test_where_the_preset_says_that_there_is_nothing_to_see_an_empty_mask_is_none_to_draw(tmp_path):
+    """COCO's `unannotated: empty`; two such images are not copies of one mask either."""
+    frame = picture(1)
+    case = RawCase("c", "p", None, "", (tmp_path / "a.png",), lambda: (frame, np.zeros(SIZE, np.uint8)))
+    assert checking._look(case, True, False).wrong == [f"{tmp_path / 'a.png'}: {EMPTY}"]
+    allowed = checking._look(case, True, True)
+    assert not allowed.wrong and not allowed.mask and allowed.frame
