@@ -3,7 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: repro test test-slow bench lint
+.PHONY: install repro test test-slow bench lint
+install: $(STAMP)
+
 repro: $(STAMP)
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m dvc repro
 

@@ -22,13 +22,13 @@ COLUMNS = ("case_id", "patient_id", "primary_angle", "secondary_angle")
 def folder_cases(data: Folder, root: Path, problems: Problems) -> list[RawCase]:
     """A case per pair, named by its picture; per row of `cases` where there is that CSV. Paths are relative to `root`.
 
-    What has no partner goes to `problems`. Raises UserError: no such folder, no pictures or no CSV, no columns in it.
+    What has no partner goes to `problems`. Raises UserError: no such folder, no pictures, no CSV or no case_id in it.
     """
     pairs = _pairs(root / data.images, root / data.masks, data.mask_suffix, problems)
     window = None if data.window == "own" else data.window
     if data.cases is None:
         return [_case(name, pair, window, str(pair[0]), {}) for name, pair in pairs.items()]
-    needed = (*COLUMNS, "split") if data.split == "given" else COLUMNS
+    needed = ("case_id", "split") if data.split == "given" else ("case_id",)
     path, cases = root / data.cases, []
     rows = read_rows(path, needed, "table of cases")
     for where, row in rows:

@@ -55,7 +55,7 @@ def checked(frame: np.ndarray, mask: np.ndarray, path: Path) -> tuple[np.ndarray
     import numpy as np
 
     if frame.shape != mask.shape:
-        raise UserError(f"{path}: mask of {mask.shape} pixels for a frame of {frame.shape}; draw it on that very frame")
+        raise UserError(f"{path}: mask of {mask.shape} pixels for a frame of {frame.shape}; they must be alike")
     values = np.unique(mask)
     if len(values) > 2 or (len(values) == 2 and values[0] != 0):
         raise UserError(f"{path}: mask with values {values[:4].tolist()}...; expected 0 and one other: keep one label")

@@ -4,6 +4,7 @@ Sentences are made in wording.py and pictures in figures.py and overlays.py; tem
 """
 
 import base64
+import html
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from typing import Any
 import jinja2
 import numpy as np
 import yaml
-from markupsafe import Markup, escape
+from markupsafe import Markup
 from matplotlib.figure import Figure
 from pydantic import BaseModel
 
@@ -152,7 +153,8 @@ def commands(arms: dict[str, ArmResults]) -> list[str]:
     stages: dict[str, list[str]] = {}
     for names, revision, _ in runs(arms):
         stages.setdefault(revision.removesuffix("+"), []).append(names.replace(",", ""))
-    lines = []
+    edited = any(revision.endswith("+") for _, revision, _ in runs(arms))
+    lines = ["# there were uncommitted changes: set params.yaml and conf/ as below, too"] if edited else []
     for revision, names in stages.items():
         lines += [f"git checkout {revision}"] if revision != "unknown" else []
         lines.append("dvc repro" if len(stages) == 1 else f"dvc repro {' '.join(names)}")
@@ -184,7 +186,8 @@ def _yaml(settings: BaseModel) -> str:
 
 def _markdown(text: Any) -> Markup:
     """Text that Markdown takes for text: its signs escaped, and those of HTML too."""
-    return Markup(re.sub(r"([\\`*_{}\[\]#|~])", r"\\\1", str(escape(" ".join(str(text).split())))))  # noqa: S704
+    plain = html.escape(" ".join(str(text).split()), quote=False)
+    return Markup(re.sub(r"([\\`*_{}\[\]#|~])", r"\\\1", plain))  # noqa: S704
 
 
 def render(template: str, values: Row) -> str:

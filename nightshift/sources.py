@@ -32,7 +32,9 @@ def listed(data: Source, problems: Problems) -> list[RawCase]:
     elif (made := SYNTHETIC / "manifest.csv").is_file():
         cases = manifest_cases(Manifest(kind="manifest", path=made.as_posix(), split="given"), Path(), problems)
     else:
-        raise UserError(f"{made}: no such manifest yet; `dvc repro synthesize` makes it")
+        raise UserError(
+            f"{made}: no such manifest yet; `dvc repro synthesize` makes it (or for other data: -S use.data=NAME)"
+        )
     once: dict[str, RawCase] = {}
     for case in cases:
         if case.case_id in once:

@@ -151,7 +151,7 @@ def _ablated(key: str, label: str, lost: Row, whole: float, mode: str, level: fl
     sure = lost["p"] < level
     if key == "no_tokens":
         if not sure or lost["delta"] > 0:
-            does = "does better" if sure else "loses nothing that these cases could show"
+            does = "does better" if sure else "may lose nothing, too few cases to say"
             return f"Without the encoder {label} {does} ({by}): nothing shows that it uses the encoder."
         kept = lost["dice"] / whole if whole else 0.0
         return f"Without the encoder {label} keeps {kept:.0%} of its Dice ({by}): the rest comes from the tokens."

@@ -88,8 +88,10 @@ def test_errors_of_the_table_as_a_whole(pictures, change):
     fails("cases.csv: no such table of cases", TABLE)
     put_cases(ROW)
     fails("cases.csv: column split missing", TABLE.model_copy(update={"split": "given"}))
-    put_cases({"case_id": "a"})
-    fails("column patient_id, primary_angle, secondary_angle missing", TABLE)
+    put_cases({"patient_id": "a"})
+    fails("column case_id missing", TABLE)
+    put_cases({"case_id": "a", "patient_id": "P1"}, {"case_id": "b", "patient_id": "P2"})  # angles are unknown then
+    assert [(case.patient_id, case.angles) for case in raw_cases(TABLE)] == [("P1", None), ("P2", None)]
     Path("conf/data/mine.yaml").write_text("kind: folder\nimages: a\nmasks: b\nsplit: given\n")
     change({"use.data": "mine"})
     with pytest.raises(UserError, match="split: given needs cases, a CSV with a column split; expected made"):

@@ -328,6 +328,7 @@ def test_commands_check_out_each_revision(made, monkeypatch):
     for cost in arms["lora"].costs.values():
         cost["revision"] = "def456+"
     assert report.commands(arms) == [
+        "# there were uncommitted changes: set params.yaml and conf/ as below, too",
         "git checkout abc123",
         "dvc repro encode_frozen train_frozen evaluate_frozen",
         "git checkout def456",
