@@ -134,7 +134,7 @@ def test_sizes_and_their_cost():
 )
 def test_a_failing_verdict_stops_the_arm(small, values, cause, cure):
     chosen = small(values)
-    verdict = verdicts.arm_verdict(probing._configured(chosen, "peft"), chosen)
+    verdict = verdicts.arm_verdict(probing.configured(chosen, "peft"), chosen)
     assert verdict["ok"] is False and cause in verdict["cause"] and cure in verdict["cure"]
     write_json(Path("reports/probe/lora.json"), verdict)
     with pytest.raises(UserError, match="the probe refuses the lora arm"):
@@ -144,7 +144,7 @@ def test_a_failing_verdict_stops_the_arm(small, values, cause, cure):
 def test_repaired_any_multiple_of_the_patch_is_ok(small):
     chosen = small({"encoder.resolution": 70})
     for adapter in ("none", "peft"):
-        assert verdicts.arm_verdict(probing._configured(chosen, adapter), chosen)["ok"]
+        assert verdicts.arm_verdict(probing.configured(chosen, adapter), chosen)["ok"]
 
 
 def test_the_picture_shows_every_cause_and_is_reproducible(rows):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from nightshift import encoder, lora, rope
-from nightshift.settings import Encoder, Lora
+from nightshift.settings import Encoder, Frozen, Lora
 from nightshift.wrapping import legacy_replica
 
 WINDOW, PATCH = 24, 14  # as SAM 3 has them; the widths are small
@@ -86,9 +86,8 @@ def _layer(name: str) -> str:
 
 
 def test_a_legacy_replica_of_the_repaired_trunk_with_lora_is_the_plain_one():
-    settings = Lora(
-        rank=2, alpha=4.0, dropout=0.0, targets=["attn.qkv", "attn.proj"], blocks="all", activation_checkpointing=False
-    )
+    own = {"rank": 2, "alpha": 4.0, "dropout": 0.0, "targets": ["attn.qkv", "attn.proj"], "blocks": "all"}
+    settings = Lora(**own, activation_checkpointing=False, **dict.fromkeys(Frozen.model_fields))
     side = 336
     shipped = encoder.build(preset(side)).trunk
     assert rope.first_failure(legacy_replica(shipped), images(side)).cause == "replica_real_view"
