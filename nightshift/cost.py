@@ -66,11 +66,14 @@ def machine() -> dict[str, str]:
     }
 
 
+WRITTEN = (":(exclude)*dvc.lock", ":(exclude)reports")  # by the run itself: no changes that somebody made
+
+
 def revision() -> str:
     """The git revision of the workspace, with `+` where it has uncommitted changes; `unknown` outside git."""
     try:
         head = _git("rev-parse", "--short=12", "HEAD")
-        return head + ("+" if _git("status", "--porcelain", "--untracked-files=no") else "")
+        return head + ("+" if _git("status", "--porcelain", "--untracked-files=no", "--", ".", *WRITTEN) else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 
