@@ -36,7 +36,8 @@ def collect(name: str) -> None:
     """
     night.dvc("repro", "stages/dvc.yaml:env")  # versions count, too
     modules, differing = night.changed(night.result(name))
-    told = read_json(settings.root() / FOLDER / f"{name}.json")
+    note = settings.root() / FOLDER / f"{name}.json"
+    told = read_json(note) if note.is_file() else {}  # none where `dvc exp run --queue` was used by itself
     ours = {key: there for key, (there, here) in differing.items() if told.get(key) == [here, there]}
     others = [f"{key} {here} instead of {there}" for key, (there, here) in differing.items() if key not in ours]
     if modules or others:

@@ -136,11 +136,12 @@ def changed(revision: str) -> tuple[list[str], dict[str, tuple[Any, Any]]]:
     stages = parse(output("git", "show", f"{revision}:dvc.lock"))["stages"]
     modules, settings = set(), {}
     for stage in STAGES:
-        for dep in stages[stage].get("deps", []):
+        own = stages.get(stage, {})  # a night of an older version may lack one
+        for dep in own.get("deps", []):
             path = Path(dep["path"])
             if path.suffix == ".py" and dep["md5"] != _md5(path):
                 modules.add(path.as_posix())
-        for file, values in stages[stage].get("params", {}).items():
+        for file, values in own.get("params", {}).items():
             here = read_yaml(Path(file)) if Path(file).is_file() else {}
             for key, value in values.items():
                 for name, there, now in _leaves(key, value, at(here, key)):

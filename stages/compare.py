@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nightshift import comparison, report, settings
-from nightshift.errors import run
+from nightshift.errors import UserError, run
 from nightshift.folders import read_folders
 from nightshift.results import ARMS, read_arm
 
@@ -39,7 +39,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     asked = parser.parse_args(arguments)
     three = [asked.frozen, asked.lora, asked.truth]
     if any([*three, asked.frames, asked.cases]) and not all(three):
-        parser.error("--frozen, --lora and --truth belong together")
+        raise UserError("--frozen, --lora and --truth belong together; give all three folders")
     return asked
 
 

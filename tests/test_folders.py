@@ -104,4 +104,5 @@ def test_the_three_belong_together(folders):
         text=True,
         check=False,
     )
-    assert done.returncode == 2 and "--frozen, --lora and --truth belong together" in done.stderr
+    assert done.returncode == 1
+    assert done.stderr == "error: --frozen, --lora and --truth belong together; give all three folders\n"
