@@ -1,11 +1,14 @@
 """The encoder on sam3's own classes, very small or on meta: blocks, framing, LoRA by peft, the RoPE probe."""
 
+from functools import partial
+
 import numpy as np
 import peft
 import pytest
 import torch
 
 from nightshift import encoder, framing, lora, rope
+from nightshift.compute import autocast
 from nightshift.errors import UserError
 from nightshift.settings import Encoder, read_preset
 
@@ -187,10 +190,30 @@ def test_saved_adapters_open_with_plain_peft(small, tmp_path, blocks):
     model = peft.PeftModel.from_pretrained(plain, tmp_path / "a")
     lora.merge_adapters(own, tmp_path / "a")
     with torch.no_grad():
-        assert torch.equal(model(images())[-1], output(trunk))
-    torch.testing.assert_close(output(own), output(trunk), rtol=1e-5, atol=1e-5)  # merged: other sums, same map
+        plainly = model(images())[-1]
+    for other in (plainly, output(own)):  # peft's layer, merged weights: other sums, same map
+        torch.testing.assert_close(other, output(trunk), rtol=1e-5, atol=1e-5)
     assert own.state_dict().keys() == encoder.build(settings.preset).trunk.state_dict().keys()
     assert encoder.count_parameters(own) == 0
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+@pytest.mark.parametrize(("precision", "near"), [("fp32", 1e-5), ("bf16", 2e-2)])
+def test_a_layer_that_adds_in_place_is_pefts(small, neck, precision, near, dropout):
+    lora.add_adapters(neck.trunk, small({"lora.dropout": dropout}).lora)
+    layer, x = neck.trunk.blocks[-1].attn.qkv, torch.randn(2, 4, 4, 32, requires_grad=True)
+    assert type(layer) is lora.InPlaceLinear
+    a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    torch.nn.init.normal_(b)
+    found = []
+    for forward in (layer.forward, partial(peft.tuners.lora.Linear.forward, layer)):
+        torch.manual_seed(0)  # of the dropout
+        with autocast(torch.device("cpu"), precision):
+            y = forward(x)
+        found.append((y, *torch.autograd.grad(y.float().square().sum(), (x, a, b))))
+    for ours, theirs in zip(*found, strict=True):
+        assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype)
+        assert torch.linalg.vector_norm(ours - theirs) <= near * torch.linalg.vector_norm(theirs)
 
 
 def test_first_failure_at_full_size(sam3):
