@@ -12,10 +12,8 @@ from nightshift.files import replacing
 from nightshift.metrics import all_metrics
 from nightshift.pictures import mask_picture, paired, picture
 from nightshift.progress import bar
-from nightshift.results import ANGLES, ARMS, ArmResults, Row
+from nightshift.results import ANGLES, ARMS, WHO, ArmResults, Row
 from nightshift.rows import at, check_width, read_rows
-
-WHO = ("case_id", "patient_id", *ANGLES)
 
 
 def read_folders(

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from statistics import fmean
 
-from nightshift.results import ARMS, LABELS, STEPS, ArmResults, Row, group_names
+from nightshift.results import ANGLES, ARMS, LABELS, STEPS, ArmResults, Row, group_names
 from nightshift.statistics import fewest_units, loss, per_unit, unit, units
-from nightshift.views import FAR
+from nightshift.views import FAR, QUADRANTS, quadrant
 
 HEADS = {"lora": "LoRA is better", "frozen": "Frozen is better", "undecided": "Undecided"}
 FEW = 20  # patients, or cases to choose epoch and threshold by; fewer get a warning
@@ -168,12 +168,11 @@ def _ablated(key: str, label: str, lost: Row, whole: float, mode: str, level: fl
 
 def view_rows(frozen: list[Row], lora: list[Row]) -> list[tuple[str, ...]]:
     """(quadrant, cases, Dice of both arms, difference) as text; each a mean over cases and seeds. Empty: no angles."""
-    rows = []
-    for side, left in (("RAO", False), ("LAO", True)):
-        for tilt, up in (("cranial", True), ("caudal", False)):
-            chosen = {r["case_id"] for r in frozen if _in_quadrant(r, left, up)}
-            if chosen:
-                rows.append(_row_of(f"{side} {tilt}", chosen, frozen, lora))
+    rows, known = [], [row for row in frozen if row[ANGLES[0]] != ""]
+    for name in QUADRANTS:
+        chosen = {r["case_id"] for r in known if quadrant(*(float(r[angle]) for angle in ANGLES)) == name}
+        if chosen:
+            rows.append(_row_of(name, chosen, frozen, lora))
     return rows
 
 
@@ -195,13 +194,6 @@ def group_rows(frozen: list[Row], lora: list[Row]) -> dict[str, list[tuple[str, 
 def _row_of(what: str, cases: set[str], frozen: list[Row], lora: list[Row]) -> tuple[str, ...]:
     a, b = (fmean(r["dice"] for r in rows if r["case_id"] in cases) for rows in (frozen, lora))
     return what, str(len(cases)), f"{a:.3f}", f"{b:.3f}", f"{b - a:+.3f}"
-
-
-def _in_quadrant(row: Row, left: bool, up: bool) -> bool:
-    """Zero counts as LAO and as cranial."""
-    if row["primary_angle"] == "":
-        return False
-    return (float(row["primary_angle"]) >= 0) is left and (float(row["secondary_angle"]) >= 0) is up
 
 
 def cost_rows(arms: dict[str, ArmResults]) -> list[tuple[str, str, str, str]]:
