@@ -3,9 +3,9 @@
 python -m benchmarks
 """
 
-from nightshift.compute import seed_everything
-from nightshift.files import write_json
-from nightshift.progress import say
+from nightshift.engine.device import seed_everything
+from nightshift.core.io import write_json
+from nightshift.console.progress import say
 
 from benchmarks import arms, gpu, pipeline, probe  # isort: skip
 

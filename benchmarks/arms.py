@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from transformers import Sam3VisionConfig, Sam3VisionModel, Sam3ViTConfig
 
 from benchmarks.timing import in_turn, ratio
-from nightshift import planning
-from nightshift.arms import Arm
-from nightshift.segmenter import Segmenter
-from nightshift.settings import ArmName, Settings, read
-from nightshift.steps import add_gradients, loss_of, optimiser_of
+from nightshift.commands import planning
+from nightshift.model.segmentation import Arm
+from nightshift.model.head import Segmenter
+from nightshift.config.params import ArmName, Settings, read
+from nightshift.training.step import add_gradients, loss_of, optimiser_of
 
 CPU = torch.device("cpu")
 FULL = ("use.encoder=sam3", "train.batch_size=1")

@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from nightshift.progress import bar
+from nightshift.console.progress import bar
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import test_chain as chain

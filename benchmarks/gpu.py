@@ -12,11 +12,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.timing import row
-from nightshift import encoder, planning
-from nightshift.compute import HALF, autocast
-from nightshift.cost import peak_device_memory
-from nightshift.settings import Settings, read
-from nightshift.steps import add_gradients, optimiser_of
+from nightshift.backbone import encoder
+from nightshift.commands import planning
+from nightshift.engine.device import HALF, autocast
+from nightshift.jobs.resources import peak_device_memory
+from nightshift.config.params import Settings, read
+from nightshift.training.step import add_gradients, optimiser_of
 
 FULL = ("use.encoder=sam3", "encoder.resolution=1008", "encoder.precision=bf16")
 BATCHES, ROUNDS = (1, 4), 10

@@ -13,8 +13,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from nightshift.inventory import hash_folder
-from nightshift.progress import bar
+from nightshift.core.hashing import hash_folder
+from nightshift.console.progress import bar
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from test_chain import clone, edit

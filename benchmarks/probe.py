@@ -7,9 +7,10 @@ from typing import Any
 import torch
 
 from benchmarks.timing import row, seconds
-from nightshift import encoder, settings
-from nightshift.rope import first_failure
-from nightshift.settings import Encoder
+from nightshift.backbone import encoder
+from nightshift.config import params as settings
+from nightshift.backbone.rope import first_failure
+from nightshift.config.params import Encoder
 
 
 def rows() -> Iterator[dict[str, Any]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from nightshift.cost import machine
+from nightshift.jobs.resources import machine
 
 
 def seconds(action: Callable[[], object]) -> float:

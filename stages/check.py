@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from nightshift import checking, contact, settings
-from nightshift.errors import run
-from nightshift.files import write_csv
-from nightshift.progress import bar, say
+from nightshift.ingest import integrity as checking
+from nightshift.ingest import contact_sheet as contact
+from nightshift.config import params as settings
+from nightshift.console.errors import run
+from nightshift.core.io import write_csv
+from nightshift.console.progress import bar, say
 
 FOLDER = Path("reports/check")
 

@@ -9,10 +9,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from nightshift import comparison, report, settings
-from nightshift.errors import UserError, run
-from nightshift.folders import read_folders
-from nightshift.results import ARMS, read_arm
+from nightshift.reporting import compare as comparison
+from nightshift.reporting import render as report
+from nightshift.config import params as settings
+from nightshift.console.errors import UserError, run
+from nightshift.reporting.mask_folders import read_folders
+from nightshift.reporting.load import ARMS, read_arm
 
 
 def main(arguments: Sequence[str] = ()) -> None:

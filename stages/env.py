@@ -3,8 +3,8 @@
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
-from nightshift.errors import UserError, run
-from nightshift.files import write_json
+from nightshift.console.errors import UserError, run
+from nightshift.core.io import write_json
 
 PACKAGES = (
     "torch", "sam3", "peft", "numpy", "scipy", "scikit-image", "monai", "safetensors", "pillow", "matplotlib",

@@ -1,7 +1,9 @@
 """The frozen arm on the test cases -> reports/evaluation/frozen."""
 
-from nightshift import evaluation, leases, settings
-from nightshift.errors import run
+from nightshift.evaluation.evaluate import evaluate as evaluation
+from nightshift.jobs import gpu_lock as leases
+from nightshift.config import params as settings
+from nightshift.console.errors import run
 
 
 def main() -> None:

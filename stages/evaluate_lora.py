@@ -1,7 +1,10 @@
 """The LoRA arm on the test cases -> reports/evaluation/lora."""
 
-from nightshift import evaluation, leases, lora, settings
-from nightshift.errors import run
+from nightshift.evaluation.evaluate import evaluate as evaluation
+from nightshift.jobs import gpu_lock as leases
+from nightshift.model.segmentation import lora
+from nightshift.config import params as settings
+from nightshift.console.errors import run
 
 
 def main() -> None:

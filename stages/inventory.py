@@ -4,13 +4,13 @@ Always runs; hashes are remembered. Both may lie anywhere, also behind a link, w
 lists are what `prepare` and the arms depend on. Weights from the hub are downloaded here.
 """
 
-from nightshift import settings
-from nightshift.errors import run
-from nightshift.files import write_json
-from nightshift.inventory import hash_files
-from nightshift.progress import bar
-from nightshift.sources import public_name, source_files
-from nightshift.weights import RECORD, file_of
+from nightshift.config import params as settings
+from nightshift.console.errors import run
+from nightshift.core.io import write_json
+from nightshift.core.hashing import hash_files
+from nightshift.console.progress import bar
+from nightshift.ingest.sources import public_name, source_files
+from nightshift.backbone.pretrained import RECORD, file_of
 
 
 def main() -> None:

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nightshift import experiments, report
-from nightshift.errors import UserError, run
-from nightshift.experiments import ARMS, Experiment
-from nightshift.files import write_csv, write_text
+from nightshift.commands import experiments
+from nightshift.reporting import render as report
+from nightshift.console.errors import UserError, run
+from nightshift.commands.experiments import ARMS, Experiment
+from nightshift.core.io import write_csv, write_text
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

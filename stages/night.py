@@ -12,10 +12,12 @@ from pathlib import Path
 
 import psutil
 
-from nightshift import morning, night, settings
-from nightshift.errors import UserError, run
-from nightshift.progress import bar, gigabytes, hours
-from nightshift.settings import Settings
+from nightshift.commands import collect as morning
+from nightshift.commands import queue as night
+from nightshift.config import params as settings
+from nightshift.console.errors import UserError, run
+from nightshift.console.progress import bar, gigabytes, hours
+from nightshift.config.params import Settings
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -57,8 +59,10 @@ def start(chosen: argparse.Namespace) -> None:
 
 def forecast(changed: Settings) -> str:
     """When it ends and what it takes. Raises UserError where the probe refuses the arm, or it does not fit."""
-    from nightshift import planning, probing, verdicts  # torch: seconds, after the settings were checked
-    from nightshift.compute import device, seed_everything
+    from nightshift.commands import planning
+    from nightshift.probe import cases as probing
+    from nightshift.probe import summary as verdicts  # torch: seconds, after the settings were checked
+    from nightshift.engine.device import device, seed_everything
 
     seed_everything(0)
     verdict = verdicts.arm_verdict(probing.configured(changed, "none"), changed)

@@ -11,13 +11,14 @@ from pathlib import Path
 import psutil
 import torch
 
-from nightshift import planning, settings
-from nightshift.compute import device as chosen_device
-from nightshift.compute import seed_everything
-from nightshift.encoder import count_parameters
-from nightshift.errors import UserError, run
-from nightshift.progress import bar, gigabytes, hours, say
-from nightshift.settings import Settings
+from nightshift.commands import planning
+from nightshift.config import params as settings
+from nightshift.engine.device import device as chosen_device
+from nightshift.engine.device import seed_everything
+from nightshift.backbone.encoder import count_parameters
+from nightshift.console.errors import UserError, run
+from nightshift.console.progress import bar, gigabytes, hours, say
+from nightshift.config.params import Settings
 
 ARMS = {"frozen": "Frozen", "lora": "LoRA"}
 CARDS, SIDES = (8, 12, 24, 80), (504, 672, 1008)  # GB, pixels

@@ -8,12 +8,13 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from nightshift import cards, inputs
-from nightshift.errors import UserError, run
-from nightshift.files import write_json
-from nightshift.inputs import Frame
-from nightshift.progress import bar
-from nightshift.views import Angles
+from nightshift.model import card as cards
+from nightshift.commands import inputs
+from nightshift.console.errors import UserError, run
+from nightshift.core.io import write_json
+from nightshift.commands.inputs import Frame
+from nightshift.console.progress import bar
+from nightshift.carm import Angles
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -38,12 +39,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         given = inputs.angles_in(chosen.angles_csv, files)
     count = sum(1 for _ in bar("read", "frame")(frames(files, given, card)))  # what is wrong ends it before it begins
     settings = cards.settings_of(card, chosen.model, chosen.weights)
-    from nightshift import evaluation, leases, prediction  # torch: seconds, after what was asked is in order
-    from nightshift.compute import seed_everything
+    from nightshift.evaluation.evaluate import evaluate as evaluation
+    from nightshift.jobs import gpu_lock as leases
+    from nightshift.commands import prediction  # torch: seconds, after what was asked is in order
+    from nightshift.engine.device import seed_everything
 
     merge = evaluation.nothing
     if card.arm == "lora":
-        from nightshift.lora import merge_adapters as merge
+        from nightshift.arms.lora import merge_adapters as merge
     with leases.leased("predict"):
         seed_everything(0)
         arm = evaluation.open_arm(chosen.model, settings, merge)

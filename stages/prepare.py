@@ -5,10 +5,12 @@ It is read twice: first all of it, to say everything that is wrong before anythi
 
 from dataclasses import asdict
 
-from nightshift import cases, checking, settings
-from nightshift.errors import run
-from nightshift.files import write_json
-from nightshift.progress import bar
+from nightshift.data import dataset as cases
+from nightshift.ingest import integrity as checking
+from nightshift.config import params as settings
+from nightshift.console.errors import run
+from nightshift.core.io import write_json
+from nightshift.console.progress import bar
 
 
 def main() -> None:

@@ -7,12 +7,15 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from nightshift import matrix, probing, settings, verdicts
-from nightshift.errors import run
-from nightshift.files import read_json, write_csv, write_json, write_text
-from nightshift.rope import SAM3, grids_of_file
-from nightshift.settings import Encoder
-from nightshift.wrapping import ADAPTERS
+from nightshift.probe import heatmap as matrix
+from nightshift.probe import cases as probing
+from nightshift.config import params as settings
+from nightshift.probe import summary as verdicts
+from nightshift.console.errors import run
+from nightshift.core.io import read_json, write_csv, write_json, write_text
+from nightshift.backbone.rope import SAM3, grids_of_file
+from nightshift.config.params import Encoder
+from nightshift.probe.wrappers import ADAPTERS
 
 FOLDER = Path("reports/probe")
 FRAME = 512  # pixels: the usual side of an angiogram

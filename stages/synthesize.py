@@ -3,13 +3,13 @@
 data/raw/synthetic.json holds a hash of it all: `inventory`, which runs every time, depends on that one small file.
 """
 
-from nightshift import settings
-from nightshift.errors import run
-from nightshift.files import replacing, write_json, write_text
-from nightshift.inventory import hash_folder
-from nightshift.progress import bar
-from nightshift.settings import SYNTHETIC, Simulated
-from nightshift.simulator import Simulation, write_dataset
+from nightshift.config import params as settings
+from nightshift.console.errors import run
+from nightshift.core.io import replacing, write_json, write_text
+from nightshift.core.hashing import hash_folder
+from nightshift.console.progress import bar
+from nightshift.config.params import SYNTHETIC, Simulated
+from nightshift.simulation.simulator import Simulation, write_dataset
 
 
 def main() -> None:

@@ -1,19 +1,19 @@
 """The frozen baseline: only view conditioning and head are trained, on kept features -> models/frozen."""
 
-from nightshift import settings
-from nightshift.errors import run
-from nightshift.gate import require_ok
+from nightshift.config import params as settings
+from nightshift.console.errors import run
+from nightshift.jobs.preconditions import require_ok
 
 
 def main() -> None:
     require_ok("frozen")
-    from nightshift import ranks  # torch: seconds, after the gate
+    from nightshift.engine import distributed as ranks  # torch: seconds, after the gate
 
     ranks.run("stages.train_frozen")
 
 
 def work() -> None:
-    from nightshift import training
+    from nightshift.training.trainer import trainer as training
 
     chosen = settings.read()
     training.train_arm(

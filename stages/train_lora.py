@@ -1,19 +1,20 @@
 """The LoRA arm: adapters in the trunk, view conditioning and head are trained -> models/lora."""
 
-from nightshift import settings
-from nightshift.errors import run
-from nightshift.gate import require_ok
+from nightshift.config import params as settings
+from nightshift.console.errors import run
+from nightshift.jobs.preconditions import require_ok
 
 
 def main() -> None:
     require_ok("lora")
-    from nightshift import ranks  # torch: seconds, after the gate
+    from nightshift.engine import distributed as ranks  # torch: seconds, after the gate
 
     ranks.run("stages.train_lora")
 
 
 def work() -> None:
-    from nightshift import lora, training
+    from nightshift.model.segmentation import lora
+    from nightshift.training.trainer import trainer as training
 
     chosen = settings.read()
     training.train_arm(

@@ -14,17 +14,22 @@ import torch
 import yaml
 from PIL import Image
 
-from nightshift import cases, encoder, lora, settings, training, weights
-from nightshift.arms import Arm, ArmCases
-from nightshift.compute import seed_everything
-from nightshift.encoding import encode
-from nightshift.errors import UserError
-from nightshift.files import write_json
-from nightshift.from_manifest import COLUMNS
-from nightshift.raw import RawCase
-from nightshift.settings import Folder, Manifest, Simulated
-from nightshift.shards import Shards
-from nightshift.sources import raw_cases
+from nightshift.data import dataset as cases
+from nightshift.backbone import encoder
+from nightshift.model.segmentation import lora
+from nightshift.config import params as settings
+from nightshift.training.trainer import trainer as training
+from nightshift.backbone import pretrained as weights
+from nightshift.model.segmentation import Arm, ArmCases
+from nightshift.engine.device import seed_everything
+from nightshift.feature_cache import encode
+from nightshift.console.errors import UserError
+from nightshift.core.io import write_json
+from nightshift.ingest.manifest import COLUMNS
+from nightshift.ingest.record import RawCase
+from nightshift.config.params import Folder, Manifest, Simulated
+from nightshift.data.shards import Shards
+from nightshift.ingest.sources import raw_cases
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from benchmarks import gpu
-from nightshift import encoder
-from nightshift.compute import seed_everything
+from nightshift.backbone import encoder
+from nightshift.engine.device import seed_everything
 
 CPU = torch.device("cpu")
 

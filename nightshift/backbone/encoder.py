@@ -1,0 +1,148 @@
+"""SAM 3's image encoder, trunk and neck: built from the `sam3` package's own classes, run as a whole or block by block.
+
+Shapes: B cases, an R x R square of pixels, a g x g grid of tokens with g = R // patch_size, D = embed_dim.
+
+    image (B, 3, R, R) --patch_embed, positions, ln_pre, block 0..k-1--> tokens (B, g, g, D)      `run_prefix`
+    tokens (B, g, g, D) --block k..depth-1--> features (B, D, g, g)                               `run_suffix`
+    features (B, D, g, g) --neck--> levels (B, d_model, s g, s g) for s = 4, 2, 1, 0.5            `neck_levels`
+
+`run_suffix(run_prefix(x, k), k)` equals `trunk(x)[-1]` bit for bit, for any k: that is what lets an arm keep the tokens
+of its frozen blocks and train from there.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import checkpoint
+
+from nightshift.engine.device import HALF
+from nightshift.backbone.state_dict import load
+from nightshift.console.progress import say
+from nightshift.backbone.rope import make_real, make_tables, set_grid  # before sam3: it imports sam3 without its warnings
+from nightshift.config.params import ArmSettings, Encoder, Settings
+from nightshift.backbone.pretrained import file_of
+
+from sam3.model.necks import Sam3DualViTDetNeck  # isort: skip
+from sam3.model.position_encoding import PositionEmbeddingSine  # isort: skip
+from sam3.model.vitdet import ViT, get_abs_pos  # isort: skip
+
+SCALE_FACTORS = (4.0, 2.0, 1.0, 0.5)
+
+
+class _LinspaceOnCpu(TorchFunctionMode):
+    """`ViT.__init__` calls `.item()` on a linspace, which the meta device refuses: that one goes to the CPU."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = {**(kwargs or {}), "device": "cpu"} if func is torch.linspace else kwargs or {}
+        return func(*args, **kwargs)
+
+
+def build(preset: Encoder, device: str = "cpu") -> Sam3DualViTDetNeck:
+    """Trunk and neck as the preset says, with random weights from its seed, frozen, in eval mode.
+
+    On `meta` it has shapes and no weights: the full size takes 0.3 s and no memory. Eval mode matters: a frozen block
+    in training mode would drop paths at random (drop_path_rate).
+    """
+    with torch.random.fork_rng(devices=[]), torch.device(device), _LinspaceOnCpu():
+        torch.manual_seed(preset.seed)
+        trunk = ViT(
+            img_size=preset.img_size,
+            pretrain_img_size=preset.pretrain_img_size,
+            patch_size=preset.patch_size,
+            embed_dim=preset.embed_dim,
+            depth=preset.depth,
+            num_heads=preset.num_heads,
+            mlp_ratio=preset.mlp_ratio,
+            drop_path_rate=preset.drop_path_rate,
+            window_size=preset.window_size,
+            global_att_blocks=tuple(preset.global_blocks),
+            # what follows is the same in every SAM 3
+            norm_layer="LayerNorm",
+            qkv_bias=True,
+            use_abs_pos=True,
+            tile_abs_pos=True,
+            rel_pos_blocks=(),
+            use_rope=True,
+            use_interp_rope=True,
+            pretrain_use_cls_token=True,
+            retain_cls_token=False,
+            ln_pre=True,
+            ln_post=False,
+            return_interm_layers=False,
+            bias_patch_embed=False,
+            use_act_checkpoint=False,  # an arm that needs it checkpoints its own blocks
+        )
+        neck = Sam3DualViTDetNeck(
+            trunk=trunk,
+            position_encoding=PositionEmbeddingSine(num_pos_feats=preset.d_model),
+            d_model=preset.d_model,
+            scale_factors=list(SCALE_FACTORS),
+        )
+    return neck.eval().requires_grad_(False)
+
+
+def configured(
+    settings: Settings | ArmSettings, device: str = "cpu", merge: Callable[[ViT], object] = lambda trunk: None
+) -> Sam3DualViTDetNeck:
+    """The encoder that params.yaml describes: weights, tables `repaired` for its resolution or `as_shipped`, precision.
+
+    What `merge` adds to the weights is rounded with them, once. On `meta` there are no weights, whatever the settings
+    say. Raises UserError for weights that are missing or do not fit.
+    """
+    file = None if device == "meta" else file_of(settings.encoder.weights)
+    neck = build(settings.preset, "meta" if file else device)
+    if file:
+        say(str(load(neck, file)))
+        make_tables(neck.trunk)
+    if settings.encoder.rope == "repaired":
+        make_real(neck.trunk)
+        set_grid(neck.trunk, settings.resolution // settings.preset.patch_size)
+    merge(neck.trunk)
+    if settings.encoder.precision in HALF:
+        halve(neck, HALF[settings.encoder.precision])
+    return neck
+
+
+def halve(neck: nn.Module, half: torch.dtype) -> None:
+    """Keep what autocast would cast at every use, the weights of linear layers and convolutions, in half precision."""
+    for module in neck.modules():
+        if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
+            module.to(half)
+
+
+def run_prefix(trunk: ViT, images: Tensor, end: int) -> Tensor:
+    """Images (B, 3, R, R) through the patch embedding and blocks 0..end-1 -> tokens (B, g, g, D)."""
+    tokens = trunk.patch_embed(images)
+    grid = tokens.shape[1], tokens.shape[2]
+    tokens = tokens + get_abs_pos(
+        trunk.pos_embed, trunk.pretrain_use_cls_token, grid, trunk.retain_cls_token, tiling=trunk.tile_abs_pos
+    )
+    tokens = trunk.ln_pre(tokens)
+    for block in trunk.blocks[:end]:
+        tokens = block(tokens)
+    return tokens
+
+
+def run_suffix(trunk: ViT, tokens: Tensor, start: int, activation_checkpointing: bool = False) -> Tensor:
+    """Tokens (B, g, g, D) before block `start` through the blocks that are left -> features (B, D, g, g).
+
+    With activation checkpointing a block keeps only its input, and is run again in the backward pass.
+    """
+    for block in trunk.blocks[start:]:
+        if activation_checkpointing and torch.is_grad_enabled():
+            tokens = checkpoint(block, tokens, use_reentrant=False)
+        else:
+            tokens = block(tokens)
+    return trunk.ln_post(tokens).permute(0, 3, 1, 2)
+
+
+def neck_levels(neck: Sam3DualViTDetNeck, features: Tensor) -> list[Tensor]:
+    """Features (B, D, g, g) -> the neck's levels, finest first. Its position encodings serve SAM 3's decoder only."""
+    return [conv(features) for conv in neck.convs]
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Number of parameters that are trained."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)

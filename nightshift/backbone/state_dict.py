@@ -1,0 +1,164 @@
+"""Weights from a file into trunk and neck: strictly, memory-mapped, without running anything that is in the file.
+
+Two layouts, each with any prefix, found by the names that are in the file:
+
+    sam3           detector.backbone.vision_backbone.trunk.blocks.0.attn.qkv.weight   ... .convs.0.conv_1x1.weight
+    transformers   detector_model.vision_encoder.backbone.layers.0.attention.q_proj.weight   ... .neck.fpn_layers.0...
+
+The first is SAM 3's own (`sam3.pt`, sometimes all under `model`), the second Hugging Face's. Position tables
+(`freqs_cis`) are no weights: they are made for the frames at hand (nightshift/backbone/rope.py).
+"""
+
+import re
+import zipfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from nightshift.console.errors import UserError
+
+SHOWN = 3  # names in an error
+# Where a name of the layout begins, and what of the file is the encoder's.
+LAYOUTS = {
+    "sam3": (re.compile(r"^(|.*\.)trunk\.(?:pos_embed|patch_embed|ln_pre|blocks)\b"), ("trunk.", "convs.")),
+    "transformers": (re.compile(r"^(|.*\.)backbone\.(?:embeddings|layer_norm|layers)\."), ("backbone.", "neck.")),
+}
+TO_TRANSFORMERS = (
+    (r"^trunk\.patch_embed\.proj\b", "backbone.embeddings.patch_embeddings.projection"),
+    (r"^trunk\.pos_embed", "backbone.embeddings.position_embeddings"),
+    (r"^trunk\.ln_pre\b", "backbone.layer_norm"),
+    (r"^trunk\.blocks\.(\d+)\.norm([12])\b", r"backbone.layers.\1.layer_norm\2"),
+    (r"^trunk\.blocks\.(\d+)\.attn\.proj\b", r"backbone.layers.\1.attention.o_proj"),
+    (r"^trunk\.blocks\.(\d+)\.attn\.", r"backbone.layers.\1.attention."),
+    (r"^trunk\.blocks\.", "backbone.layers."),
+    (r"^convs\.(\d+)\.dconv_2x2_1\b", r"neck.fpn_layers.\1.scale_layers.2"),
+    (r"^convs\.(\d+)\.dconv_2x2(?:_0)?\b", r"neck.fpn_layers.\1.scale_layers.0"),
+    (r"^convs\.(\d+)\.conv_1x1\b", r"neck.fpn_layers.\1.proj1"),
+    (r"^convs\.(\d+)\.conv_3x3\b", r"neck.fpn_layers.\1.proj2"),
+)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a file gave: tensors of the file that were used, that were ignored, and that were not float32."""
+
+    path: Path
+    layout: str
+    used: int
+    ignored: int
+    converted: dict[str, int]
+
+    def __str__(self) -> str:
+        told = f"weights: {self.used} tensors of {self.path.name} ({self.layout} layout), {self.ignored} others ignored"
+        return told + "".join(f", {n} converted from {dtype} to float32" for dtype, n in self.converted.items())
+
+
+def open_weights(path: Path) -> dict[str, Tensor]:
+    """Every tensor of a safetensors file, or of what torch.save wrote, mapped and not read: it takes no memory yet.
+
+    Raises UserError: no weights file, a truncated one, or a pickle that holds more than tensors (it is not run).
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        if not zipfile.is_zipfile(path):
+            raise UserError(
+                f"{path}: not a weights file, or not all of it: neither safetensors nor what torch.save writes"
+            )
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except UnpicklingError:
+        raise UserError(
+            f"{path}: a pickle that holds more than tensors; it was not opened, as it could run code"
+        ) from None
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError, SafetensorError) as error:
+        raise UserError(f"{path}: not readable as weights: {str(error).splitlines()[0]}") from None
+    state = state["model"] if isinstance(state, dict) and isinstance(state.get("model"), dict) else state
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"{path}: not a mapping of names to tensors, nor one under `model`")
+    return state
+
+
+def load(neck: nn.Module, path: Path) -> Loaded:
+    """Put the weights of the file into trunk and neck, which may be on the meta device; tables are left alone.
+
+    A float32 tensor stays mapped from the file: no copy is made until it is moved to a GPU.
+    Raises UserError as `open_weights` does, and naming the first ones: a weight that is missing, has another shape, is
+    not a finite float, or that this encoder has no place for.
+    """
+    file = open_weights(path)
+    layout, prefix = _layout_of(path, file)
+    expected = neck.state_dict()
+    state, used, problems = {}, set(), []
+    converted: Counter[str] = Counter()
+    for name, place in expected.items():
+        if name.endswith("freqs_cis"):
+            state[name] = place
+            continue
+        parts = [prefix + part for part in _parts(name, layout)]
+        used.update(parts)
+        missing = [part for part in parts if part not in file]
+        if missing:
+            problems += [f"{part} is missing" for part in missing]
+            continue
+        value = _joined(name, [file[part] for part in parts], layout)
+        if value.shape != place.shape:
+            problems.append(f"{parts[0]} has shape {tuple(value.shape)}, expected {tuple(place.shape)}")
+        elif not value.is_floating_point():
+            problems.append(f"{parts[0]} holds {_name(value)}, expected floats")
+        else:
+            converted.update([_name(value)] * (value.dtype != torch.float32))
+            state[name] = value.float()
+            if not torch.isfinite(state[name]).all():
+                problems.append(f"{parts[0]} holds numbers that are not finite")
+    own = tuple(prefix + part for part in LAYOUTS[layout][1])
+    unknown = [n for n in file if n.startswith(own) and n not in used and not n.endswith("freqs_cis")]
+    problems += [f"{name} has no place in this encoder" for name in unknown]
+    if problems:
+        more = f" and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+        raise UserError(
+            f"{path}: not the weights of this encoder: {'; '.join(problems[:SHOWN])}{more}; "
+            "nothing was loaded, see use.encoder and encoder.weights in params.yaml"
+        )
+    neck.load_state_dict(state, strict=True, assign=True)
+    return Loaded(path, layout, len(used), len(file) - len(used), dict(converted))
+
+
+def _layout_of(path: Path, names: dict[str, Tensor]) -> tuple[str, str]:
+    """The layout, and the prefix that most of its names have."""
+    for layout, (pattern, _) in LAYOUTS.items():
+        prefixes = Counter(match[1] for name in names if (match := pattern.match(name)))
+        if prefixes:
+            return layout, prefixes.most_common(1)[0][0]
+    raise UserError(
+        f"{path}: no image encoder of SAM 3 among its {len(names)} tensors; expected names as ...trunk.blocks.0"
+    )
+
+
+def _parts(name: str, layout: str) -> list[str]:
+    """The names, without prefix, of what makes up weight `name` of the encoder."""
+    if layout == "sam3":
+        return [name]
+    for pattern, replacement in TO_TRANSFORMERS:
+        changed, hits = re.subn(pattern, replacement, name)
+        if hits:
+            break
+    return [changed.replace("qkv", f"{part}_proj") for part in "qkv"] if ".qkv." in changed else [changed]
+
+
+def _joined(name: str, parts: list[Tensor], layout: str) -> Tensor:
+    """transformers keeps query, key and value apart, and no place for the class token, which sam3 keeps and skips."""
+    if layout == "transformers" and name.endswith("pos_embed") and parts[0].ndim == 3:
+        return torch.cat([torch.zeros_like(parts[0][:, :1]), parts[0]], dim=1)
+    if len({part.shape[1:] for part in parts}) > 1:
+        return parts[0]  # of a wrong shape, and named as such
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _name(value: Tensor) -> str:
+    return str(value.dtype).removeprefix("torch.")

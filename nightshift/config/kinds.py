@@ -1,0 +1,80 @@
+"""The settings of each kind of arm: a section of `arms` in params.yaml. What a kind does is in nightshift/arms/KIND.py.
+
+Defaults are no hidden dependency: stages read resolved settings (nightshift/config/resolved.py), which have them in.
+"""
+
+from typing import Annotated, Any, Literal, get_type_hints
+
+from pydantic import Field, create_model
+
+from nightshift.config.presets import Encoder, Fraction, Positive, Rate, Section
+from nightshift.config.sections import Train
+
+_TRAIN = get_type_hints(Train, include_extras=True)
+_OPTIONAL: dict[str, Any] = {
+    name: (_TRAIN[name] | None, Field(default=None, description=field.description))
+    for name, field in Train.model_fields.items()
+}
+# Any key of `train`, for one arm alone; None where the arm takes what `train` says.
+Overrides = create_model("Overrides", __base__=Section, **_OPTIONAL)
+
+
+class Arm(Overrides):  # type: ignore[valid-type, misc]
+    """What every arm has."""
+
+    kind: str
+
+    def check(self, preset: Encoder) -> None:
+        """Raises ValueError, beginning with the key, for settings that do not fit the encoder."""
+
+    def own(self) -> dict[str, Any]:
+        """The settings of the kind, without the keys of `train`."""
+        return self.model_dump(exclude=set(Train.model_fields))
+
+    def overrides(self) -> dict[str, Any]:
+        """The keys of `train` that this arm has for itself."""
+        return self.model_dump(include=set(Train.model_fields), exclude_none=True)
+
+
+class Frozen(Arm):
+    """Nothing of the encoder is trained. `level`: keep the trunk's output, or the neck's (five times the disk)."""
+
+    kind: Literal["frozen"]
+    level: Literal["trunk", "neck"] = "trunk"
+
+
+class Lora(Arm):
+    """Low-rank adapters. `targets`: Linear layers of a block; `blocks`: those that are adapted."""
+
+    kind: Literal["lora"]
+    rank: Positive = 8
+    alpha: Rate = 16.0
+    dropout: Fraction = 0.0
+    targets: Annotated[list[Literal["attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"]], Field(min_length=1)] = [
+        "attn.qkv",
+        "attn.proj",
+        "mlp.fc1",
+        "mlp.fc2",
+    ]
+    blocks: (
+        Literal["all"]
+        | Annotated[dict[Literal["last"], Positive], Field(min_length=1)]
+        | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    ) = Field(default="all", description="all, {last: 8} or a list of block numbers from 0")
+    activation_checkpointing: bool = False
+
+    def check(self, preset: Encoder) -> None:
+        self.adapted_blocks(preset.depth)
+
+    def adapted_blocks(self, depth: int) -> list[int]:
+        """Indices of the blocks that get an adapter. Raises ValueError for one that a trunk of `depth` has not."""
+        if self.blocks == "all":
+            return list(range(depth))
+        blocks = list(range(depth - self.blocks["last"], depth)) if isinstance(self.blocks, dict) else self.blocks
+        if min(blocks) < 0 or max(blocks) >= depth:
+            raise ValueError(f"blocks {self.blocks}: the encoder has blocks 0..{depth - 1}")
+        return sorted(set(blocks))
+
+
+KINDS: dict[str, type[Arm]] = {"frozen": Frozen, "lora": Lora}
+AnyArm = Annotated[Frozen | Lora, Field(discriminator="kind")]

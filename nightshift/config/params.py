@@ -1,0 +1,178 @@
+"""params.yaml and the presets in conf/ that it names, read as a whole and checked before anything starts.
+
+A preset says what a thing *is* (presets.py), params.yaml what we *do* with it (sections.py, kinds.py).
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, ValidationError, model_validator
+
+from nightshift.config.explain import explain
+from nightshift.config.kinds import AnyArm
+from nightshift.config.presets import AnyData, DataFile, Encoder, Section
+from nightshift.config.sections import Compare, Encode, EncoderUse, Head, Prepare, Probe, Train, Use, View
+from nightshift.config.yaml_io import read_yaml
+from nightshift.console.errors import UserError, nearest
+
+PARAMS = Path("params.yaml")
+ARM_NAME = re.compile(r"[A-Za-z0-9_-]+")
+
+
+class EncoderSettings(Section):
+    """What the output of the encoder follows from: which encoder (`preset`) and how it is used."""
+
+    encoder: EncoderUse
+    preset: Encoder
+
+    @property
+    def resolution(self) -> int:
+        """Side of the square in pixels."""
+        return self.preset.img_size if self.encoder.resolution == "native" else self.encoder.resolution
+
+    @property
+    def grid(self) -> int:
+        """Side of the square in tokens."""
+        return self.resolution // self.preset.patch_size
+
+    @model_validator(mode="after")
+    def check_resolution(self) -> Self:
+        side, patch = self.resolution, self.preset.patch_size
+        if side % patch or side < patch:
+            sides = [n for n in (side // patch * patch, side // patch * patch + patch) if n]
+            raise ValueError(
+                f"encoder.resolution {side} is not a multiple of the patch, {patch} pixels; nearest: "
+                + " or ".join(map(str, sides))
+            )
+        return self
+
+
+class ArmSettings(EncoderSettings):
+    """All that one arm follows from: `train` with the arm's own keys in it, `arm` without them."""
+
+    name: str
+    use: Use
+    encode: Encode
+    view: View
+    head: Head
+    train: Train
+    arm: AnyArm
+
+
+class DataSettings(Section):
+    """All that the prepared cases follow from: the data preset `name`, and how it is split."""
+
+    name: str
+    source: AnyData
+    prepare: Prepare
+    view: View
+
+
+class Params(Section):
+    """params.yaml."""
+
+    use: Use
+    encoder: EncoderUse
+    probe: Probe
+    prepare: Prepare
+    encode: Encode
+    view: View
+    head: Head
+    train: Train
+    arms: dict[str, AnyArm]
+    compare: Compare
+
+    @model_validator(mode="after")
+    def check_arms(self) -> Self:
+        if not self.arms:
+            raise ValueError("arms: expected at least one, as frozen: {kind: frozen}")
+        folders: dict[str, str] = {}
+        for name in self.arms:
+            if not ARM_NAME.fullmatch(name):
+                raise ValueError(f"arms: name '{name}': expected letters, digits, - and _ only")
+            other = folders.setdefault(name.casefold(), name)
+            if other != name:
+                raise ValueError(f"arms: '{other}' and '{name}' are one folder on Windows; rename one")
+        if self.compare.reference not in self.arms:
+            hint = nearest(self.compare.reference, list(self.arms))
+            raise ValueError(f"compare.reference: no arm '{self.compare.reference}'; {hint}")
+        return self
+
+
+class Settings(Params, EncoderSettings):
+    """params.yaml and the presets that `use` names: `preset` of the encoder, `source` of the data."""
+
+    source: AnyData
+
+    @property
+    def data(self) -> DataSettings:
+        """What the prepared cases follow from."""
+        return DataSettings(name=self.use.data, source=self.source, prepare=self.prepare, view=self.view)
+
+    def arm(self, name: str) -> ArmSettings:
+        """The resolved settings of one arm. Raises UserError for a name that `arms` does not have."""
+        if name not in self.arms:
+            raise UserError(f"params.yaml: arms: no arm '{name}'; {nearest(name, list(self.arms))}")
+        arm = self.arms[name]
+        encoder = self.encoder.model_copy(update={"resolution": self.resolution})
+        return ArmSettings(
+            name=name,
+            use=self.use,
+            encoder=encoder,
+            preset=self.preset,
+            encode=self.encode,
+            view=self.view,
+            head=self.head,
+            train=self.train.model_copy(update=arm.overrides()),
+            arm=type(arm)(**arm.own()),
+        )
+
+    @model_validator(mode="after")
+    def check_kinds(self) -> Self:
+        for name, arm in self.arms.items():
+            try:
+                arm.check(self.preset)
+            except ValueError as error:
+                raise ValueError(f"arms.{name}.{error}") from None
+        return self
+
+
+def read(changes: Sequence[str] = (), *, folder: Path = Path()) -> Settings:
+    """params.yaml and the presets that it names, below `folder`, checked as a whole.
+
+    Args:
+        changes: as `dvc exp run -S` takes them: `train.epochs=4`, `+arms.wide={kind: lora, rank: 32}`, `~arms.wide`.
+        folder: another place than the current folder, such as the files of an older revision.
+
+    Raises:
+        UserError: a file missing or not YAML, a key unknown or missing, a value of another type or that does not fit
+            the others; with the nearest right one.
+    """
+    params = read_as(Params, folder / PARAMS, changes)
+    preset = read_preset("encoder", params.use.encoder, Encoder, folder)
+    source = read_preset("data", params.use.data, DataFile, folder).source
+    try:
+        return Settings(**dict(params), preset=preset, source=source)
+    except ValidationError as error:
+        raise UserError(f"{PARAMS}: {explain(error.errors()[0], Settings)}") from None
+
+
+def read_preset(group: str, name: str, model: type[BaseModel], folder: Path = Path()) -> Any:
+    """Read conf/GROUP/NAME.yaml as `model`. Raises UserError as `read` does, and for an unknown preset."""
+    presets = folder / "conf" / group
+    known = sorted(p.stem for p in presets.glob("*.yaml"))
+    if name not in known:
+        raise UserError(f"{PARAMS}: use.{group}: no preset '{name}' in conf/{group}/; {nearest(name, known)}")
+    return read_as(model, presets / f"{name}.yaml")
+
+
+def read_as(model: type[BaseModel], path: Path, changes: Sequence[str] = ()) -> Any:
+    """Read a YAML or JSON file as `model`. Raises UserError as `read` does."""
+    values = read_yaml(path, changes)
+    try:
+        return model.model_validate({"source": values} if model is DataFile else values)
+    except ValidationError as error:
+        clauses = dict.fromkeys(explain(e, model) for e in error.errors())  # type: ignore[arg-type]
+        raise UserError(f"{path}: " + "; ".join(list(clauses)[:3])) from None

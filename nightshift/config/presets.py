@@ -1,0 +1,167 @@
+"""What a preset of conf/ says that a thing is: the sizes of an encoder, the source of a data set."""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0)]
+
+
+class Section(BaseModel):
+    """Strict: an unknown key or a value of another type is an error."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Encoder(Section):
+    """What an encoder is: the arguments of sam3's `ViT` and `Sam3DualViTDetNeck`. Sides in pixels, window in tokens."""
+
+    img_size: Positive
+    pretrain_img_size: Positive
+    patch_size: Positive
+    embed_dim: Positive
+    depth: Positive
+    num_heads: Positive
+    mlp_ratio: Rate
+    drop_path_rate: Fraction
+    window_size: Positive
+    global_blocks: list[Annotated[int, Field(ge=0)]]
+    d_model: Positive
+    seed: Annotated[int, Field(ge=0)]
+
+    @model_validator(mode="after")
+    def check(self) -> Self:
+        if self.embed_dim % (4 * self.num_heads):
+            raise ValueError(f"embed_dim {self.embed_dim} must be a multiple of 4 x num_heads ({4 * self.num_heads})")
+        if max(self.global_blocks, default=-1) != self.depth - 1:
+            raise ValueError(f"the last of global_blocks must be the last block, {self.depth - 1}")
+        if self.img_size % self.patch_size or self.pretrain_img_size % self.patch_size:
+            raise ValueError(f"img_size and pretrain_img_size must be multiples of patch_size {self.patch_size}")
+        return self
+
+
+class Simulated(Section):
+    """Synthetic angiograms; see `nightshift.simulation.simulator.Simulation` for what each number means."""
+
+    kind: Literal["simulated"]
+    patients: Positive
+    views: Positive
+    size: Positive
+    frames: Positive
+    target: Literal["artery", "tree"]
+    artery: Literal["LAD", "LCX", "RCA"]
+    val: Fraction
+    test: Fraction
+    seed: Annotated[int, Field(ge=0)]
+    split: Literal["given", "made"]
+
+
+def _rising(window: list[float]) -> list[float]:
+    if not window[0] < window[1]:
+        raise ValueError("not rising")
+    return window
+
+
+# Grey values that become black and white where pixels have more than 8 bits; see nightshift/ingest/windowing.py.
+Window = Annotated[
+    Literal["own"] | Annotated[list[float], Field(min_length=2, max_length=2), AfterValidator(_rising)],
+    Field(description="own, or two grey values, black and white, as [0, 4095]"),
+]
+
+
+class Manifest(Section):
+    """A CSV with one row per case, in the user's own schema; paths in it are relative to it.
+
+    `mask`: its column of masks; `rewrite`: where folders are now, by how its paths begin.
+    """
+
+    kind: Literal["manifest"]
+    path: str
+    split: Literal["given", "made"]
+    mask: Annotated[str, Field(min_length=1)] = "vessel_mask_actual_path"
+    rewrite: dict[Annotated[str, Field(min_length=1)], str] = {}
+    window: Window = "own"
+
+
+class Folder(Section):
+    """Pictures and masks of the same name, in two folders; or in one, the masks' names longer by `mask_suffix`.
+
+    `cases`: a CSV of patients and angles by case; without it there are none.
+    """
+
+    kind: Literal["folder"]
+    images: str
+    masks: str
+    split: Literal["given", "made"]
+    mask_suffix: str = ""
+    cases: str | None = None
+    window: Window = "own"
+
+    @model_validator(mode="after")
+    def check(self) -> Self:
+        if self.split == "given" and self.cases is None:
+            raise ValueError("split: given needs cases, a CSV with a column split; expected made")
+        return self
+
+
+class Dicom(Section):
+    """DICOM files and masks of their frames, paired by name, or by `cases`, a CSV; see nightshift/ingest/dicom_folder.py."""
+
+    kind: Literal["dicom"]
+    images: str
+    masks: str
+    cases: str | None = None
+    split: Literal["given", "made"]
+
+    @model_validator(mode="after")
+    def check(self) -> Self:
+        if self.split == "given" and self.cases is None:
+            raise ValueError("split: given needs cases, a CSV with a column split")
+        return self
+
+
+class BySplit(Section):
+    train: str
+    val: str
+    test: str
+
+
+class Coco(Section):
+    """COCO's instance JSON, one or one per split; see nightshift/ingest/coco.py.
+
+    `unannotated`: an image without an instance of `categories` is an error, or its mask is empty.
+    """
+
+    kind: Literal["coco"]
+    annotations: str | BySplit = Field(description="a file, or {train: a file, val: a file, test: a file}")
+    images: str | BySplit = Field(description="a folder, or {train: a folder, val: a folder, test: a folder}")
+    categories: Literal["all"] | Annotated[list[str], Field(min_length=1)] = Field(description="all or a list of names")
+    unannotated: Literal["error", "empty"] = "error"
+    split: Literal["given", "made"]
+
+    @model_validator(mode="after")
+    def check(self) -> Self:
+        if isinstance(self.annotations, str) and (self.split == "given" or isinstance(self.images, BySplit)):
+            raise ValueError("annotations: expected {train: a file, val: ..., test: ...}, as split or images ask for")
+        return self
+
+    def sets(self, root: Path) -> dict[str, tuple[Path, Path]]:
+        """Annotation file and folder of images by split, '' where there is one without a split."""
+        if isinstance(self.annotations, str):
+            return {"": (root / self.annotations, root / str(self.images))}
+        files = dict(self.annotations)
+        folders = dict(self.images) if isinstance(self.images, BySplit) else dict.fromkeys(files, self.images)
+        return {split: (root / file, root / folders[split]) for split, file in files.items()}
+
+
+AnyData = Annotated[Simulated | Manifest | Folder | Dicom | Coco, Field(discriminator="kind")]
+
+
+class DataFile(BaseModel):
+    """A file of conf/data/, read as {source: the file}, since a file is one of several models by its `kind`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    source: AnyData

@@ -1,0 +1,94 @@
+"""The sections of params.yaml, typed: what we do with an encoder and a data set. `arms` is in kinds.py."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from nightshift.config.presets import Fraction, Positive, Rate, Section
+
+
+class Use(Section):
+    """Presets by name: conf/encoder/NAME.yaml and conf/data/NAME.yaml."""
+
+    encoder: str
+    data: str
+
+
+class EncoderUse(Section):
+    """How the encoder is used.
+
+    `resolution`: side, in pixels, of the square that a frame is brought to; `native`: the preset's img_size.
+    `rope`: `repaired` makes real position tables for that resolution; `as_shipped` leaves them as SAM 3 has them.
+    `weights`: see nightshift/backbone/pretrained.py. `precision`: of the products; position tables are float32.
+    """
+
+    resolution: Positive | Literal["native"] = Field(description="a number of pixels, or native")
+    rope: Literal["repaired", "as_shipped"]
+    weights: Annotated[str, Field(min_length=1)]
+    precision: Literal["fp32", "bf16", "fp16"]
+
+
+class Probe(Section):
+    """`resolutions`: sides in pixels, asked of the full-size encoder; `ddp`: also two real processes (10 s)."""
+
+    resolutions: list[Annotated[int, Field(ge=14)]]
+    ddp: bool
+
+
+class Prepare(Section):
+    """How a data set is split, and what to do with its problems.
+
+    `val`, `test`: fractions of patients (cases where there are no patients) for a `made` split, drawn by `seed`.
+    `on_problem`: end with a list of all problems, or leave these cases out and say so in the report.
+    `group_similar`: keep cases without a patient id together whose frames look alike (frames of one cine).
+    """
+
+    val: Fraction
+    test: Fraction
+    seed: Annotated[int, Field(ge=0)]
+    on_problem: Literal["stop", "skip"]
+    group_similar: bool
+
+
+class Encode(Section):
+    """`flips`: training cases are kept mirrored, too."""
+
+    flips: bool
+
+
+class View(Section):
+    """`mode`: `film` modulates the features by the C-arm angles, `none` does not use them."""
+
+    mode: Literal["film", "none"]
+
+
+class Head(Section):
+    """`width`: channels; `detail`: a stem from the image beside the encoder's features."""
+
+    width: Annotated[int, Field(ge=8, multiple_of=8)]
+    detail: bool
+
+
+class Train(Section):
+    """Training, the same for all arms; an arm's own section may have any of these keys for itself."""
+
+    epochs: Positive
+    batch_size: Positive
+    micro_batch: Positive | Literal["all"] = Field(description="a number of cases, or all")
+    learning_rate: Rate
+    weight_decay: Annotated[float, Field(ge=0)]
+    clip_norm: Rate
+    warmup: Fraction
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+
+
+class Compare(Section):
+    """How arms are compared.
+
+    `reference`: the arm that the others are measured against. `level`: of significance; a verdict is undecided unless
+    p is below it, and p never falls below 1/10,000. `margin`: Dice that a cheaper arm may lose and still be recommended.
+    """
+
+    reference: str
+    level: Annotated[float, Field(ge=0.001, lt=0.5)]
+    margin: Annotated[float, Field(ge=0, lt=1)]

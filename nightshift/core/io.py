@@ -1,0 +1,85 @@
+"""Writing without halves: everything goes to a temporary name first and is renamed when it is whole.
+
+DVC links outputs into the workspace (reflink, hardlink, symlink), so an existing file is never opened for writing: a
+write into a link would change the cache behind it.
+"""
+
+import csv
+import glob
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from nightshift.console.errors import UserError
+
+
+@contextmanager
+def replacing(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary sibling of `path` (a file or a folder, to be made by the caller); rename it on success.
+
+    An exception removes the temporary and leaves whatever was at `path` untouched.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    for stale in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):  # of a process that was killed
+        if stale == temporary or not psutil.pid_exists(int(stale.suffixes[-2][1:])):
+            _remove(stale)
+    try:
+        yield temporary
+        if temporary.is_dir():
+            _remove(path)  # a folder cannot be renamed onto a folder, nor onto a link to one
+        temporary.replace(path)
+    finally:
+        _remove(temporary)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Write `text` as UTF-8 with `\\n` line ends on every system, so that two machines write the same bytes."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Write `value` as indented JSON; NaN and infinity are refused (they are not JSON)."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path | str) -> Any:
+    """Read what a stage wrote. Raises UserError if it is not there yet."""
+    return json.loads(_text(path))
+
+
+def write_csv(path: Path | str, columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
+    """Write `rows` with exactly `columns`; floats with six decimals, so that the file reads and compares well."""
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as handle:
+        writer = csv.DictWriter(handle, columns, lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({k: f"{v:.6f}" if isinstance(v, float) else v for k, v in row.items()})
+
+
+def read_csv(path: Path | str) -> list[dict[str, str]]:
+    """Read what a stage wrote, all values as text. Raises UserError if it is not there yet."""
+    return list(csv.DictReader(io.StringIO(_text(path), newline="")))
+
+
+def _text(path: Path | str) -> str:
+    try:
+        return Path(path).read_bytes().decode("utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file yet; `dvc repro` makes it") from None

@@ -1,0 +1,71 @@
+"""JSON records that one stage writes and others read, each one model for both."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from nightshift.console.errors import UserError
+from nightshift.core.io import read_json, write_json
+
+
+class Record(BaseModel):
+    """Strict: an unknown key, a missing one or a value of another type is an error."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    def write(self, path: Path) -> None:
+        """Write as indented JSON, without the keys that are None."""
+        write_json(path, self.model_dump(exclude_none=True))
+
+    @classmethod
+    def read(cls, path: Path) -> Any:
+        """The record in `path`. Raises UserError for a file that is missing or is not what its stage writes."""
+        try:
+            return cls.model_validate(read_json(path))
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(map(str, first["loc"])) or "the file"
+            raise UserError(f"{path}: {key}: {first['msg']}; `dvc repro` makes it anew") from None
+        except ValueError as error:
+            raise UserError(f"{path}: not JSON ({error}); `dvc repro` makes it anew") from None
+
+
+class Prefix(Record):
+    """The frozen part of an encoder whose output is kept: `blocks` of the trunk, and what is kept of each case.
+
+    `tokens` after that many blocks, or the neck's `levels`; with 0 blocks nothing is kept.
+    """
+
+    blocks: int
+    output: Literal["tokens", "levels"] = "tokens"
+
+
+class ArmVerdict(Record):
+    """reports/probe/arms/ARM.json: whether the configured encoder runs, and is right, as this arm uses it."""
+
+    ok: bool
+    cause: str = ""
+    cure: str = ""
+    prefix: Prefix
+
+
+class Cost(Record):
+    """reports/cost/ARM/STEP.json: what a stage took. `seconds` include those of processes that were killed or stopped.
+
+    `cases_before`: cases encoded by such processes, whose time is not known.
+    """
+
+    stage: str
+    seconds: float
+    peak_memory_bytes: int
+    peak_device_memory_bytes: int
+    parameters_trained: int | None = None
+    seconds_per_epoch: float | None = None
+    cases: int | None = None
+    cases_before: int | None = None
+    cases_per_second: float | None = None
+    processes: int | None = None
+    threads: int
+    machine: dict[str, str]
+    revision: str

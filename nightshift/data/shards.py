@@ -1,0 +1,50 @@
+"""Many arrays in few files: memory-mapped safetensors shards of at most 64 MB (unless one array is larger).
+
+DVC hashes a few large files far faster than thousands of small ones, and a reader maps only what it asks for.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from nightshift.core.io import read_json, write_json
+
+LIMIT = 64 * 2**20  # bytes
+
+
+def write_shards(folder: Path, arrays: Iterable[tuple[str, np.ndarray]]) -> None:
+    """Write named arrays (any shapes) as `folder`/shard-00000.safetensors ... and index.json, name -> shard."""
+    index: dict[str, str] = {}
+    shard: dict[str, np.ndarray] = {}
+    files = 0
+
+    def flush() -> None:
+        nonlocal files, shard
+        if shard:
+            name = f"shard-{files:05d}.safetensors"
+            save_file(shard, folder / name)
+            index.update(dict.fromkeys(shard, name))
+            files, shard = files + 1, {}
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, array in arrays:
+        if sum(a.nbytes for a in shard.values()) + array.nbytes > LIMIT:
+            flush()
+        shard[name] = np.ascontiguousarray(array)
+    flush()
+    write_json(folder / "index.json", index)
+
+
+class Shards:
+    """Read-only view of a folder of shards: `shards[name]` reads one array, as NumPy's or (`pt`) torch's."""
+
+    def __init__(self, folder: Path, framework: Literal["numpy", "pt"] = "numpy") -> None:
+        self.index: dict[str, str] = read_json(folder / "index.json")
+        self._files = {name: safe_open(folder / name, framework=framework) for name in sorted(set(self.index.values()))}
+
+    def __getitem__(self, name: str) -> Any:
+        return self._files[self.index[name]].get_tensor(name)

@@ -1,0 +1,219 @@
+"""An X-ray angiogram as a DICOM file: what its header says, and a frame as one sees it on a screen.
+
+The functions raise UserError without the file's name, which may be that of a person; the caller adds the place.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import MutableSequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nightshift.console.errors import UserError, is_out_of_memory
+
+if TYPE_CHECKING:  # imported where a file is read: `inventory` lists files at every `dvc repro`
+    import numpy as np
+    from pydicom import Dataset
+
+ANGLES = ("PositionerPrimaryAngle", "PositionerSecondaryAngle")
+NAMES = ("PatientName", "OtherPatientNames", "PatientBirthName", "PatientMotherBirthName")
+NUMBERS = (
+    "PatientID", "OtherPatientIDs", "PatientBirthDate", "AccessionNumber", "StudyDate",
+    "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID",
+)  # fmt: skip
+
+
+def header(path: Path) -> Dataset:
+    """All but the pixels. Raises UserError: no such file, or not DICOM."""
+    import pydicom
+
+    # What matters is looked at where it is used; a warning about the rest would print values of the header.
+    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+    try:
+        return pydicom.dcmread(path, stop_before_pixels=True)
+    except FileNotFoundError:
+        raise UserError("no such file") from None
+    except Exception as error:  # pydicom raises whatever a broken file makes it stumble over
+        if is_out_of_memory(error):
+            raise
+        raise UserError(f"not readable as a DICOM file: {error}") from None
+
+
+def check(found: Dataset) -> None:
+    """Raises UserError for what `grey` cannot show, or must not, with what to do."""
+    from pydicom.pixels import get_decoder
+
+    if "Rows" not in found or "BitsStored" not in found:
+        raise UserError("a DICOM file without pixels; take it out of the folder")
+    if "PerFrameFunctionalGroupsSequence" in found:
+        raise UserError("an enhanced multi-frame DICOM file; export it as X-Ray Angiographic Image Storage")
+    kind = found.get("PhotometricInterpretation")
+    if kind not in ("MONOCHROME1", "MONOCHROME2"):
+        raise UserError(f"PhotometricInterpretation {kind}; expected grey: MONOCHROME1 or MONOCHROME2")
+    if found.get("BitsAllocated") not in (8, 16):
+        raise UserError(f"BitsAllocated {found.get('BitsAllocated')}; expected 8 or 16")
+    if found.get("BurnedInAnnotation") == "YES":
+        raise UserError(
+            "BurnedInAnnotation YES: the pixels may show the patient's name; blank it there and set the tag to NO"
+        )
+    syntax = found.file_meta.get("TransferSyntaxUID")
+    if syntax is None:
+        raise UserError("a DICOM file without TransferSyntaxUID; export it again")
+    try:
+        decoder = get_decoder(syntax)
+    except NotImplementedError:
+        raise UserError(f"compressed as {syntax.name}, which pydicom does not read; decompress the file") from None
+    if not decoder.is_available:
+        packages = next(p for p in decoder.missing_dependencies if p.startswith("pylibjpeg"))
+        names = " ".join(re.findall(r"pylibjpeg[a-z-]*(?=>)", packages))
+        raise UserError(f"compressed as {syntax.name}; to read it: python -m pip install {names}")
+
+
+def frames(found: Dataset) -> int:
+    """The number of frames."""
+    return int((_numbers(found, "NumberOfFrames") or [1])[0])
+
+
+def angles(found: Dataset, frame: int) -> tuple[float, float] | None:
+    """Primary and secondary angle of a frame in degrees, None where the header does not have both.
+
+    An increment is of a frame against the first one. Raises UserError: no number, too many or too few of them, or
+    beyond 180 degrees.
+    """
+    first, second = (_angle(found, name, frame) for name in ANGLES)
+    return None if first is None or second is None else (first, second)
+
+
+def _angle(found: Dataset, name: str, frame: int) -> float | None:
+    start, more = _numbers(found, name), _numbers(found, f"{name}Increment")
+    if not start:
+        return None
+    for tag, values in ((name, start), (f"{name}Increment", more)):
+        if len(values) not in (0, 1, frames(found)):
+            raise UserError(f"{tag} has {len(values)} values for {frames(found)} frames")
+    if len(more) == 1 and frames(found) > 1 and more[0]:
+        raise UserError(f"{name}Increment has one value for {frames(found)} frames; expected one for each")
+    angle = start[frame if len(start) > 1 else 0] + (more[frame] if len(more) > 1 else sum(more))
+    if not math.fabs(angle) <= 180:
+        raise UserError(f"{name} of frame {frame}: {angle:g} is not from -180 to 180 degrees")
+    return angle
+
+
+def spacing(found: Dataset) -> tuple[float, float] | None:
+    """Millimetres per pixel (row, column) in the plane of the heart, None where the header does not say.
+
+    PixelSpacing, where somebody calibrated it; else ImagerPixelSpacing, which is of the detector, divided by
+    EstimatedRadiographicMagnificationFactor or by the two distances that define it. Raises UserError: no such numbers.
+    """
+    own, imager = (_numbers(found, name) for name in ("PixelSpacing", "ImagerPixelSpacing"))
+    for name, values in (("PixelSpacing", own), ("ImagerPixelSpacing", imager)):
+        if values and (len(values) != 2 or min(values) <= 0):
+            raise UserError(f"{name} is not two numbers above 0")
+    if own and own != imager:  # a copy of the detector's spacing is no calibration
+        return own[0], own[1]
+    names = ("EstimatedRadiographicMagnificationFactor", "DistanceSourceToDetector", "DistanceSourceToPatient")
+    factor, detector, patient = (sum(_numbers(found, name)[:1]) for name in names)
+    if factor <= 0 and detector > 0 and patient > 0:
+        factor = detector / patient
+    return (imager[0] / factor, imager[1] / factor) if imager and factor > 0 else None
+
+
+def identities(found: Dataset) -> list[str]:
+    """What must not be in a case's id: names, numbers and dates of the patient and the study.
+
+    None where the header says that they are no more the patient's own (PatientIdentityRemoved YES).
+    """
+    if found.get("PatientIdentityRemoved") == "YES":
+        return []
+    words = [word for tag in NAMES for name in _values(found, tag) for word in re.split(r"[\^=\s,]+", name)]
+    others = found.get("OtherPatientIDsSequence") or []
+    words += [word for tag in NUMBERS for word in _values(found, tag)] + [patient_id(item) for item in others]
+    return sorted(set(filter(None, words)), key=lambda word: (-len(word), word))
+
+
+def patient_id(found: Dataset) -> str:
+    """The header's own PatientID; empty where it has none."""
+    return " ".join(_values(found, "PatientID"))
+
+
+def _values(found: Dataset, name: str) -> list[str]:
+    value = found.get(name)
+    return [str(one).strip() for one in (value if isinstance(value, MutableSequence) else [value]) if one is not None]
+
+
+def _numbers(found: Dataset, name: str) -> list[float]:
+    try:
+        numbers = [float(value) for value in _values(found, name) if value]
+        if not all(map(math.isfinite, numbers)):
+            raise ValueError
+    except ValueError:
+        raise UserError(f"{name} is not a number") from None
+    return numbers
+
+
+def grey(path: Path, frame: int) -> np.ndarray:
+    """A frame (H, W), uint8, white the brightest: rescaled, then through VOI LUT or window, the first of each.
+
+    Without either, all bits stored become eight. Shutters, overlays and mask subtraction are not applied.
+    Raises UserError as `header` and `check` do, and where the pixels are not whole.
+    """
+    import numpy as np
+    from pydicom.pixels import pixel_array
+
+    found = header(path)
+    check(found)
+    try:
+        stored = pixel_array(path, index=frame)
+        shown = _shown(found, stored)
+    except Exception as error:
+        if isinstance(error, UserError) or is_out_of_memory(error):
+            raise
+        raise UserError(f"frame {frame} is not readable: {error}") from None
+    if found.PhotometricInterpretation == "MONOCHROME1":
+        shown = 1 - shown
+    return np.rint(255 * shown.clip(0, 1)).astype(np.uint8)
+
+
+def _shown(found: Dataset, stored: np.ndarray) -> np.ndarray:
+    """0 to 1 for black to white (PS3.3 C.11.1 and C.11.2), before MONOCHROME1 turns it over."""
+    import numpy as np
+
+    signed, top = found.PixelRepresentation == 1, 2.0**found.BitsStored
+    values, low, high = stored.astype(float), -top / 2 if signed else 0.0, (top / 2 if signed else top) - 1
+    table, slope = found.get("ModalityLUTSequence"), _numbers(found, "RescaleSlope")
+    # With LOG and DISP that table leads back to the dose, and is not for showing (PS3.3 C.8.7.1.1.2).
+    if table and found.get("PixelIntensityRelationship") not in ("LOG", "DISP"):
+        values, low, high = _looked_up(table[0], values)
+    elif slope:
+        shift = sum(_numbers(found, "RescaleIntercept"))
+        values, (low, high) = values * slope[0] + shift, sorted((low * slope[0] + shift, high * slope[0] + shift))
+    center, width = _numbers(found, "WindowCenter"), _numbers(found, "WindowWidth")
+    if found.get("VOILUTSequence"):
+        values, low, high = _looked_up(found.VOILUTSequence[0], values)
+    elif center and width:
+        kind = found.get("VOILUTFunction") or "LINEAR"
+        if kind not in ("LINEAR", "LINEAR_EXACT", "SIGMOID") or width[0] < (kind == "LINEAR") or width[0] <= 0:
+            raise UserError(f"a window of kind {kind} and width {width[0]:g} is none of DICOM's")
+        if kind == "SIGMOID":
+            return 1 / (1 + np.exp(-4 * (values - center[0]) / width[0]))
+        less = kind == "LINEAR"
+        middle, span = center[0] - 0.5 * less, max(width[0] - less, 1e-9)
+        return (values - middle) / span + 0.5
+    if low == high:
+        raise UserError("RescaleSlope is 0")
+    return (values - low) / (high - low)
+
+
+def _looked_up(item: Dataset, values: np.ndarray) -> tuple[np.ndarray, float, float]:
+    """`values` through a LUT, with the ends of its range. pydicom's own wraps at 256 for LUTs of 8 bits."""
+    import numpy as np
+
+    entries, first, bits = item.LUTDescriptor
+    data = item.LUTData
+    if isinstance(data, bytes):
+        data = np.frombuffer(data, "<u2" if len(data) >= 2 * (entries or 2**16) else np.uint8)
+    table = np.asarray(data, float)[: entries or 2**16]
+    index = np.rint(values - first).clip(0, len(table) - 1).astype(int)
+    return table[index], 0.0, 2.0**bits - 1

@@ -1,0 +1,290 @@
+"""A trained arm alone: the masks of its evaluation, from its folder and a file; every mistake in one line."""
+
+import re
+import shutil
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from PIL import Image
+
+from nightshift.model import card as cards
+from nightshift.backbone import encoder
+from nightshift.evaluation.evaluate import evaluate as evaluation
+from nightshift.commands import inputs
+from nightshift.model.segmentation import lora
+from nightshift.training.trainer import trainer as training
+from nightshift.model.segmentation import Arm
+from nightshift.feature_cache import encode_arm
+from nightshift.console.errors import UserError
+from nightshift.core.io import read_csv, read_json, write_json
+from nightshift.data.letterbox import frame_to_square
+from nightshift.core.hashing import hash_files, sha256
+from nightshift.evaluation.measures import all_metrics
+from nightshift.config.presets import Encoder
+from nightshift.backbone.pretrained import RECORD
+from stages import predict
+
+MODEL = "models/lora/seed-0"
+PREFIX = "detector.backbone.vision_backbone."
+
+
+def train(name, settings):
+    """models/NAME and reports/evaluation/NAME from data/prepared."""
+    write_json(f"reports/probe/{name}.json", {"ok": True})
+    start, adapt, save, merge = settings.preset.depth, lambda trunk: None, lambda *_: None, evaluation.nothing
+    if name == "lora":
+        start, adapt = lora.prefix_end(settings.lora, start), partial(lora.add_adapters, lora=settings.lora)
+        save, merge = lora.save_adapters, lora.merge_adapters
+    encode_arm(name, settings, start)
+    training.train_arm(name, settings, start, adapt, save)
+    evaluation.evaluate_arm(name, settings, merge)
+
+
+def ask(*arguments):
+    predict.main([str(one) for one in (*arguments, "-o", "out")])
+
+
+def refused(*arguments) -> str:
+    """The one line that such a command ends in; nothing is written."""
+    with pytest.raises(UserError) as caught:
+        ask(*arguments)
+    assert "\n" not in str(caught.value) and not Path("out").exists() and not list(Path().glob(".out*"))
+    return str(caught.value)
+
+
+def mask(path):
+    return np.asarray(Image.open(path))
+
+
+@pytest.fixture
+def frames(prepared):
+    """The test cases as files: frames/case-7.png, frames/case-8.npy, and angles.csv."""
+    Path("frames").mkdir()
+    cases = list(prepared["test"])
+    Image.fromarray(cases[0].frame).save("frames/case-7.png")
+    np.save("frames/case-8.npy", cases[1].frame)
+    rows = [(f"frames/case-{i + 7}.{end}", *cases[i].angles) for i, end in enumerate(("png", "npy"))]
+    Path("angles.csv").write_text("\n".join(",".join(map(str, row)) for row in (inputs.COLUMNS, *rows)))
+    return cases
+
+
+@pytest.fixture
+def trained(small, frames):
+    """A LoRA arm in models/lora/seed-0, evaluated on the same two cases."""
+    train("lora", small())
+    return frames
+
+
+@pytest.mark.parametrize("name", ["frozen", "lora"])
+@pytest.mark.parametrize("changes", [{}, {"encoder.precision": "bf16", "encoder.resolution": 84, "view.mode": "none"}])
+def test_the_masks_are_those_of_the_evaluation(small, frames, name, changes, tmp_path):
+    train(name, small(changes))
+    for needless in ("params.yaml", "conf", "data"):
+        (tmp_path / needless).rename(tmp_path / f"no-{needless}")
+    ask(f"models/{name}/seed-0", "frames", *([] if changes else ["--angles-csv", "angles.csv"]), "--json")
+    rows, told = read_csv(f"reports/evaluation/{name}/cases.csv"), read_json("out/predictions.json")
+    assert len(rows) == len(told) == len(frames)
+    for i, (case, row, one) in enumerate(zip(frames, rows, told, strict=True)):
+        assert (one["name"], Path(one["file"]).stem) == (case.case_id, case.case_id)
+        found = mask(f"out/masks/{one['name']}.png")
+        pictures = Path(f"reports/evaluation/{name}/pictures")
+        np.testing.assert_array_equal(found, mask(pictures / f"prediction-0-{i:05d}.png"))
+        assert found.shape == case.frame.shape == (one["height"], one["width"])
+        assert f"{all_metrics(found > 0, case.mask)['dice']:.6f}" == row["dice"]
+        assert one["area"] == (found > 0).sum() and one["area_mm2"] is None
+        inside = mask(pictures / f"probability-0-{i:05d}.png")[found > 0] / 65535
+        assert one["confidence"] == (pytest.approx(inside.mean(), abs=1e-6) if inside.size else None)
+        shown = mask(f"out/overlays/{one['name']}.png")
+        assert shown.shape == (*found.shape, 3)
+        np.testing.assert_array_equal(shown[found == 0], case.frame[found == 0][:, None].repeat(3, 1))
+    assert any(one["area"] for one in told)
+
+
+def test_every_frame_of_a_cine_has_a_mask_and_no_name_is_taken_twice(trained):
+    first, second = (case.frame for case in trained)
+    for patient, frame in (("p0", first), ("p1", second)):
+        Path(patient).mkdir()
+        np.save(f"{patient}/cine.npy", np.stack([frame, frame // 2]))
+    Image.fromarray(first).save("p1/Cine-00001.png")
+    ask(MODEL, "p0/cine.npy", "p1", "p0", "--angles", "-30", "20.5", "--json")
+    told = [(row["file"], row["name"]) for row in read_json("out/predictions.json")]
+    assert told == [
+        ("p0/cine.npy", "cine-00000"),
+        ("p0/cine.npy", "cine-00001"),
+        ("p1/Cine-00001.png", "Cine-00001-2"),
+        ("p1/cine.npy", "cine-00000-2"),
+        ("p1/cine.npy", "cine-00001-3"),
+    ]
+    assert {path.stem for path in Path("out/masks").iterdir()} == {name for _, name in told}
+    assert {path.name for path in Path("out").iterdir()} == {"masks", "overlays", "predictions.json"}
+    np.testing.assert_array_equal(mask("out/masks/cine-00000.png"), mask("out/masks/Cine-00001-2.png"))
+
+
+def test_a_dicom_file_brings_its_angles(trained):
+    pydicom = pytest.importorskip("pydicom")
+    case = trained[0]
+    header = pydicom.dataset.FileMetaDataset()
+    header.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    header.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.12.1"  # X-ray angiography
+    header.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
+    made = pydicom.Dataset()
+    made.file_meta, made.SOPClassUID, made.Modality = header, header.MediaStorageSOPClassUID, "XA"
+    made.Rows, made.Columns = case.frame.shape
+    made.SamplesPerPixel, made.PhotometricInterpretation, made.PixelRepresentation = 1, "MONOCHROME2", 0
+    made.BitsAllocated = made.BitsStored = 8
+    made.HighBit, made.NumberOfFrames = 7, 2
+    made.PixelData = np.stack([case.frame, case.frame]).tobytes()
+    made.PositionerPrimaryAngle, made.PositionerSecondaryAngle = (str(angle) for angle in case.angles)
+    Path("study").mkdir()
+    made.save_as("study/IM0001", enforce_file_format=True)
+    Path("study/notes.txt").write_text("no picture")
+    ask(MODEL, "study")
+    expected = mask("reports/evaluation/lora/pictures/prediction-0-00000.png")
+    for i in range(2):
+        np.testing.assert_array_equal(mask(f"out/masks/IM0001-0000{i}.png"), expected)
+    del made.PositionerPrimaryAngle
+    made.save_as("study/IM0001", enforce_file_format=True)
+    shutil.rmtree("out")
+    assert re.search(
+        r"IM0001: no view angles.*--angles PRIMARY SECONDARY or --angles-csv FILE", refused(MODEL, "study")
+    )
+
+
+def test_what_is_missing_or_wrong_is_one_line(trained):
+    assert re.search(r"case-7\.png: no view angles.*view\.mode: film.*--angles PRIMARY", refused(MODEL, "frames"))
+    assert "it has models/lora/seed-0" in refused("models/lora", "frames")
+    assert "as models/lora/seed-0" in refused("models/other", "frames")
+    assert "no such file or folder" in refused(MODEL, "frames", "nowhere")
+    assert ".npy or DICOM file" in refused(MODEL, "params.yaml")
+    assert "in it; folders in it are not looked into" in refused(MODEL, ".")
+    for angles in (("200", "0"), ("nan", "0"), ("left", "0")):
+        assert "is not a number of degrees" in refused(MODEL, "frames", "--angles", *angles)
+    for array in (np.zeros((4, 5, 3), np.uint8), np.zeros((4, 5)), np.zeros((2, 3, 4, 5), np.uint8)):
+        np.save("wrong.npy", array)
+        assert "expected one grey frame" in refused(MODEL, "wrong.npy", "--angles", "0", "0")
+    for name in ("head.safetensors", "adapter_model.safetensors"):
+        file = Path(MODEL, name)
+        whole = file.read_bytes()
+        file.write_bytes(whole[:100])
+        assert "of this" in refused(MODEL, "frames", "--angles", "0", "0")
+        file.unlink()
+        refused(MODEL, "frames", "--angles", "0", "0")
+        file.write_bytes(whole)
+    card = read_json(f"{MODEL}/card.json")
+    for key in ("preset", "encoder"):
+        write_json(f"{MODEL}/card.json", card | {"settings": {k: v for k, v in card["settings"].items() if k != key}})
+        assert f"card.json: key 'settings.{key}' is missing" in refused(MODEL, "frames", "--angles", "0", "0")
+    other = card["settings"]["preset"] | {"embed_dim": 64, "d_model": 32}
+    write_json(f"{MODEL}/card.json", card | {"settings": card["settings"] | {"preset": other}})
+    assert "not the adapters of this encoder" in refused(MODEL, "frames", "--angles", "0", "0")
+
+
+def test_nothing_is_overwritten(trained):
+    Path("out/masks").mkdir(parents=True)
+    Path("out/masks/case-7.png").write_text("an expert's")
+    with pytest.raises(UserError, match=r"out: is there already; name a new folder"):
+        ask(MODEL, "frames", "--angles", "0", "0")
+    assert Path("out/masks/case-7.png").read_text() == "an expert's"
+
+
+@pytest.mark.parametrize(
+    "rows, said",
+    [
+        ("a.png,1,2\na.png,3,4", "line 3: a.png is in it twice"),
+        ("a.png,1,", "line 2: angle '' is not a number"),
+        ("c.png,1,2", "line 2: 2 files are named c.png; give their paths"),
+    ],
+)
+def test_a_table_of_angles_is_never_guessed_at(tmp_path, rows, said):
+    files = [tmp_path / name for name in ("a.png", "x/c.png", "y/c.png")]
+    (tmp_path / "t.csv").write_text(f"file,primary_angle,secondary_angle\n{rows}\n")
+    with pytest.raises(UserError, match=re.escape(said)):
+        inputs.angles_in(tmp_path / "t.csv", files)
+    good = "note,file,primary_angle,secondary_angle\n,y/c.png,-3.5,4\n,a.png,1,2\n,unknown.png,0,0\n"
+    (tmp_path / "t.csv").write_text(good, encoding="utf-8-sig")
+    assert inputs.angles_in(tmp_path / "t.csv", files) == {files[2]: (-3.5, 4.0), files[0]: (1.0, 2.0)}
+    (tmp_path / "t.csv").write_text("file,primary\n")
+    with pytest.raises(UserError, match="column primary_angle, secondary_angle missing"):
+        inputs.angles_in(tmp_path / "t.csv", files)
+
+
+@pytest.fixture
+def weighted(small, frames):
+    """A LoRA arm that was trained on weights in sam3.pt."""
+    settings = small({"encoder.weights": "sam3.pt"})
+    neck = encoder.build(Encoder(**settings.preset.model_dump() | {"seed": 7}))
+    torch.save({PREFIX + name: value for name, value in neck.state_dict().items()}, "sam3.pt")
+    write_json(RECORD, hash_files([Path("sam3.pt")], iter)[0])
+    train("lora", settings)
+    return settings
+
+
+def test_only_the_very_weights_will_do_and_they_stay_as_they_are(weighted, tmp_path):
+    asked = (MODEL, "frames", "--angles-csv", "angles.csv")
+    before = sha256(Path("sam3.pt"))
+    assert before == read_json(RECORD)["sha256"]
+    Path("elsewhere").mkdir()
+    shutil.move("sam3.pt", "elsewhere/other.pt")
+    assert re.search(r"trained on the weights sam3\.pt: no such file; name it with --weights FILE", refused(*asked))
+    assert "no x.pt; name it with" in refused(*asked, "--weights", "x.pt")
+    ask(*asked, "--weights", "elsewhere/other.pt")
+    pictures = Path("reports/evaluation/lora/pictures")
+    for i in range(2):
+        np.testing.assert_array_equal(mask(f"out/masks/case-{i + 7}.png"), mask(pictures / f"prediction-0-{i:05d}.png"))
+    assert sha256(Path("elsewhere/other.pt")) == before
+    shutil.rmtree("out")
+    neck = encoder.build(weighted.preset)
+    torch.save({PREFIX + name: value for name, value in neck.state_dict().items()}, "sam3.pt")
+    assert re.search(r"sam3\.pt: not the weights that .* was trained on \(sha256 .*--weights FILE", refused(*asked))
+
+
+def test_an_arm_of_random_weights_takes_no_file(trained):
+    Path("w.pt").write_text("")
+    asked = refused(MODEL, "frames", "--angles", "0", "0", "--weights", "w.pt")
+    assert "was trained on random weights, not on w.pt; leave --weights out" in asked
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_merged_adapters_give_what_training_saw(small, trained, precision):
+    """And in half precision they are as near to the arm in float32 as the adapters beside the weights were."""
+    settings = small({"encoder.precision": precision})
+    merged = evaluation.open_arm(Path(MODEL), settings, lora.merge_adapters)
+    beside = open_beside(settings)
+    exact = open_beside(small({"encoder.precision": "fp32"}))
+    image, angles = frame_to_square(trained[0].frame, settings.resolution)[None], torch.tensor([trained[0].angles])
+    with torch.no_grad():
+        one, two, true = (arm(None, angles, image) for arm in (merged, beside, exact))
+    if precision == "fp32":
+        torch.testing.assert_close(one, two, rtol=0, atol=1e-4)
+    else:
+        assert (one - true).norm() < 1.5 * (two - true).norm()
+
+
+def open_beside(settings):
+    """The arm with its adapters beside the weights, as in training."""
+    from peft import PeftModel
+    from safetensors.torch import load_file
+
+    arm = Arm(encoder.configured(settings), settings.preset.depth, settings)
+    PeftModel.from_pretrained(arm.neck.trunk, MODEL)
+    arm.segmenter.load_state_dict(load_file(f"{MODEL}/head.safetensors"))
+    return arm.eval()
+
+
+def test_the_readmes_lines_of_plain_peft_give_our_trunk(weighted):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    code = next(block for block in blocks if "PeftModel" in block)
+    images = torch.rand(1, 3, weighted.resolution, weighted.resolution) * 2 - 1
+    names = {"images": images}
+    exec(code, names)  # noqa: S102, the README's own code
+    card = cards.read(Path(MODEL))
+    arm = evaluation.open_arm(Path(MODEL), cards.settings_of(card, Path(MODEL)), lora.merge_adapters)
+    with torch.no_grad():
+        ours = arm.features(None, images)
+    torch.testing.assert_close(names["features"], ours, rtol=1e-5, atol=1e-5)
+    plain = encoder.configured(weighted)
+    assert not torch.allclose(encoder.run_prefix(plain.trunk, images, 3).permute(0, 3, 1, 2), ours, atol=1e-3)

@@ -1,0 +1,211 @@
+"""The chain by really running it: a miniature configuration through DVC, in a temporary clone of this workspace."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+ARMS = ("frozen", "lora")
+ALWAYS = {"stages/dvc.yaml:env", "stages/dvc.yaml:inventory"}
+# Small in every direction, and real: sam3's classes, simulated cines, both arms.
+MINIATURE = {
+    "conf/encoder/tiny.yaml": {"img_size": 84, "pretrain_img_size": 42, "embed_dim": 32, "depth": 2, "num_heads": 2}
+    | {"window_size": 3, "global_blocks": [1], "d_model": 16},
+    "conf/data/synthetic.yaml": {"patients": 8, "views": 2, "size": 96, "frames": 2, "val": 0.25, "test": 0.25},
+    "params.yaml": {"train.epochs": 2, "head.width": 8, "lora.rank": 2}
+    | {"probe.resolutions": [1008, 1024], "probe.ddp": False},
+}
+
+
+def edit(folder: Path, file: str, values: dict) -> None:
+    """Set dotted keys of a YAML file."""
+    path = folder / file
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for key, value in values.items():
+        *sections, last = key.split(".")
+        place = content
+        for section in sections:
+            place = place[section]
+        place[last] = value
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+
+
+def run(folder: Path, *command: str) -> subprocess.CompletedProcess:
+    """`python -m COMMAND` in the clone, with this interpreter first on the path for DVC's own commands."""
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
+    environment = {k: v for k, v in os.environ.items() if k != "DVC_ROOT"} | {"PATH": path}
+    return subprocess.run(
+        [sys.executable, "-m", *command], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def repro(folder: Path, *arguments: str) -> set[str]:
+    """`dvc repro`; the names of the stages that ran a command or were taken from the run cache."""
+    done = run(folder, "dvc", "repro", *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = [line for line in done.stdout.splitlines() if line.startswith(("Running stage", "Stage "))]
+    return {line.split("'")[1] for line in lines if "didn't change" not in line}
+
+
+def ran(folder: Path, *arguments: str) -> set[str]:
+    """The names of the stages whose command really ran."""
+    done = run(folder, "dvc", "repro", *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return {line.split("'")[1] for line in done.stdout.splitlines() if line.startswith("Running stage")}
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """What two clones must agree on."""
+    paths = [*(folder / "reports/evaluation").rglob("*"), *(folder / "reports/probe").rglob("*")]
+    paths.append(folder / "reports/comparison/metrics.json")
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in paths if p.is_file() and p.name != ".gitignore"}
+
+
+def clone(folder: Path) -> Path:
+    """A git clone's worth of this workspace as it stands, with miniature settings and a commit of its own."""
+    folder.mkdir()
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    )
+    for name in listed.stdout.decode().split("\0"):
+        if name and (ROOT / name).is_file() and Path(name).name != "dvc.lock":
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, folder / name)
+    for file, values in MINIATURE.items():
+        edit(folder, file, values)
+    who = ("-c", "user.name=test", "-c", "user.email=test@example.invalid")
+    for command in (["init", "-q"], ["add", "-A"], [*who, "commit", "-q", "-m", "miniature"]):
+        subprocess.run(["git", *command], cwd=folder, check=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory) -> Path:
+    """A clone in which `dvc repro` has run."""
+    folder = clone(tmp_path_factory.mktemp("chain") / "first")
+    assert ran(folder) >= {"compare", "train_frozen", "train_lora"}
+    return folder
+
+
+def test_the_contract_files_are_there(first):
+    for arm in ARMS:
+        header = (first / f"reports/evaluation/{arm}/cases.csv").read_text(encoding="utf-8").splitlines()
+        assert header[0] == (
+            "seed,case_id,patient_id,primary_angle,secondary_angle,dice,iou,cldice,hd95,precision,recall,asd"
+        )
+        assert len(header) == 1 + 4  # 2 test patients, 2 views, 1 seed
+        assert (first / f"models/{arm}/seed-0/head.safetensors").is_file()
+        assert json.loads((first / f"reports/probe/{arm}.json").read_text())["ok"] is True
+        cost = json.loads((first / f"reports/cost/train_{arm}.json").read_text())
+        assert cost["seconds"] > 0 and cost["parameters_trained"] > 0
+    assert {p.name for p in (first / "models/lora/seed-0").iterdir()} == {
+        "adapter_config.json", "adapter_model.safetensors", "card.json", "head.safetensors",
+    }  # fmt: skip
+    metrics = json.loads((first / "reports/comparison/metrics.json").read_text())
+    assert set(metrics["dice"]) == {"frozen", "lora", "delta", "ci95", "p"}
+    assert metrics["verdict"] in ("lora", "frozen", "undecided")
+    html = (first / "reports/comparison/report.html").read_text(encoding="utf-8")
+    assert "random weights" in html and "data:image/" in html
+
+
+@pytest.mark.slow
+def test_a_trained_arm_alone_finds_what_the_evaluation_found(first, tmp_path):
+    """From the raw cines: every frame is predicted, the evaluated one is among them."""
+    from PIL import Image
+
+    raw = first / "data/raw/synthetic"
+    with (raw / "manifest.csv").open(newline="", encoding="utf-8") as handle:
+        rows = {row["case_id"]: row for row in csv.DictReader(handle)}
+    for arm in ARMS:
+        with (first / f"reports/evaluation/{arm}/cases.csv").open(newline="", encoding="utf-8") as handle:
+            found = list(csv.DictReader(handle))
+        table = "".join(
+            f"cines/{one['case_id']}.npy,{one['primary_angle']},{one['secondary_angle']}\n" for one in found
+        )
+        (raw / "angles.csv").write_text(f"file,primary_angle,secondary_angle\n{table}", encoding="utf-8")
+        cines = [str(raw / f"cines/{one['case_id']}.npy") for one in found]
+        asked = (f"models/{arm}/seed-0", *cines, "--angles-csv", str(raw / "angles.csv"), "-o", str(tmp_path / arm))
+        done = run(first, "stages.predict", *asked)
+        (raw / "angles.csv").unlink()
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert len(list((tmp_path / arm / "masks").iterdir())) == 2 * len(found)  # two frames each
+        for i, one in enumerate(found):
+            name = f"{one['case_id']}-{int(rows[one['case_id']]['frame_index']):05d}.png"
+            predicted = Image.open(tmp_path / arm / "masks" / name)
+            evaluated = Image.open(first / f"reports/evaluation/{arm}/pictures/prediction-0-{i:05d}.png")
+            assert (predicted.size, predicted.tobytes()) == (evaluated.size, evaluated.tobytes())
+
+
+def test_a_second_repro_runs_only_what_always_runs(first):
+    assert ran(first) == ALWAYS
+
+
+@pytest.mark.slow
+def test_two_clones_agree_byte_for_byte(first, tmp_path):
+    second = clone(tmp_path / "second")
+    repro(second)
+    assert files(second) == files(first)
+
+
+def test_only_the_lora_arm_follows_lora(first):
+    """A param of the LoRA arm and its module rerun probe, the LoRA arm and compare; going back runs nothing.
+
+    What is kept of its prefix follows only from where it ends: a sweep over ranks encodes it once.
+    """
+    arm = {"probe", "encode_lora", "train_lora", "evaluate_lora"}
+    edit(first, "params.yaml", {"lora.rank": 3})
+    done = ran(first) - ALWAYS
+    assert done == (arm | {"compare"}) - {"encode_lora"}
+    edit(first, "params.yaml", {"lora.rank": 2})
+    assert ran(first) == ALWAYS
+    module = first / "nightshift/arms/lora.py"
+    before = module.read_text(encoding="utf-8")
+    module.write_text(before + "\n# mended\n", encoding="utf-8")
+    # The same adapters come out, so what only follows models/lora is not even asked.
+    assert ran(first) - ALWAYS >= arm - {"compare"}
+    module.write_text(before, encoding="utf-8")
+    assert ran(first) == ALWAYS
+
+
+def test_a_doomed_resolution_stops_at_encode_with_cause_and_cure(first):
+    edit(first, "params.yaml", {"encoder.resolution": 98, "encoder.rope": "as_shipped"})
+    done = run(first, "dvc", "repro", "encode_frozen")
+    assert done.returncode != 0
+    error = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert len(error) == 1 and "98 px" in error[0] and "Set encoder.rope to repaired" in error[0]
+    edit(first, "params.yaml", {"encoder.resolution": "native", "encoder.rope": "repaired"})
+    assert ran(first) == ALWAYS
+
+
+@pytest.mark.slow
+def test_a_folder_of_pictures_goes_through_both_arms(first, tmp_path):
+    """Images and masks paired by name, of unequal sizes, without angles, outside the project."""
+    from PIL import Image, ImageDraw
+
+    for kind in ("images", "masks"):
+        (tmp_path / kind).mkdir()
+    for i in range(8):
+        size = (90 + 3 * i, 80)
+        frame, mask = Image.new("L", size, 160), Image.new("L", size, 0)
+        for picture, ink in ((frame, 60), (mask, 255)):
+            ImageDraw.Draw(picture).line([(10, 10 + 5 * i), (80, 70)], fill=ink, width=4)
+        frame.save(tmp_path / "images" / f"case {i}.png")
+        mask.save(tmp_path / "masks" / f"case {i}.png")
+    preset = {"kind": "folder", "images": str(tmp_path / "images"), "masks": str(tmp_path / "masks"), "split": "made"}
+    (first / "conf/data/mine.yaml").write_text(yaml.safe_dump(preset), encoding="utf-8")
+    refused = run(first, "dvc", "exp", "run", "-S", "use.data=mine")
+    assert refused.returncode != 0 and "view.mode=none" in refused.stderr
+    done = run(first, "dvc", "exp", "run", "-S", "use.data=mine", "-S", "view.mode=none")
+    assert done.returncode == 0, done.stdout + done.stderr
+    metrics = json.loads((first / "reports/comparison/metrics.json").read_text())
+    assert metrics["cases"] == 2

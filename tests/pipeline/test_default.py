@@ -1,0 +1,94 @@
+"""The default run, as it is shipped: what it must show, and that the report on record is of it. Minutes."""
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import pytest
+import test_chain as chain
+from test_report import Tags, make_inputs
+
+from nightshift.reporting import render as report
+from stages import compare
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "docs/example"
+
+
+@pytest.fixture(scope="module")
+def default(tmp_path_factory) -> Path:
+    """A clone with the shipped settings in which `dvc repro` has run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chain, "MINIATURE", {})
+        folder = chain.clone(tmp_path_factory.mktemp("default") / "nightshift")
+    done = chain.run(folder, "dvc", "repro")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.slow
+def test_the_better_arm_needs_the_right_view_and_the_encoder(default):
+    better = json.loads((default / "reports/comparison/metrics.json").read_text())["verdict"]
+    whole = json.loads((default / f"reports/evaluation/{better}/metrics.json").read_text())["dice"]
+    with (default / f"reports/evaluation/{better}/ablations.csv").open(newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    for name, least in (("wrong_angles", 0.05), ("no_tokens", 0.3)):
+        dice = [float(row["dice"]) for row in rows if row["ablation"] == name]
+        print(f"{better}, {name}: {whole:.3f} -> {sum(dice) / len(dice):.3f}")
+        assert whole - sum(dice) / len(dice) >= least
+    report = (default / "reports/comparison/report.md").read_text(encoding="utf-8").replace("\\", "")
+    label = {"lora": "LoRA", "frozen": "Frozen"}[better]
+    assert re.search(rf"Wrong angles cost {label} 0\.\d+ Dice .*it uses the view", report)
+    assert re.search(rf"Without the encoder {label} keeps \d+% of its Dice", report)
+
+
+@pytest.mark.slow
+def test_without_view_conditioning_wrong_angles_change_nothing(default):
+    done = chain.run(default, "dvc", "exp", "run", "-S", "view.mode=none", "-S", "train.epochs=2")
+    assert done.returncode == 0, done.stderr
+    report = (default / "reports/comparison/report.md").read_text(encoding="utf-8").replace("\\", "")
+    for label in ("Frozen", "LoRA"):
+        assert f"Wrong angles change nothing for {label}, because view.mode is none." in report
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (ROOT.parent / "shared/angiograms").is_dir(), reason="../shared/angiograms is not here")
+def test_the_report_of_the_real_angiograms_carries_its_warnings(default):
+    conf = default / "conf/data/angiograms.yaml"
+    conf.write_text(conf.read_text().replace("../shared", (ROOT.parent / "shared").as_posix()))
+    changes = ("use.data=angiograms", "view.mode=none", "encoder.resolution=308", "train.epochs=2")
+    done = chain.run(default, "dvc", "exp", "run", *(word for change in changes for word in ("-S", change)))
+    assert done.returncode == 0, done.stderr
+    html = (default / "reports/comparison/report.html").read_text(encoding="utf-8")
+    for warning in (
+        "The test set has only 10 cases",
+        "10 of 10 test cases have no patient id",
+        "10 of 10 test cases have no C-arm angles",
+        "chosen by only 6 validation cases",
+        "This encoder has random weights.",
+    ):
+        assert warning in html
+
+
+def shape(html: str) -> list[str]:
+    """Sections, headings and columns: what a report consists of, whatever its numbers are."""
+    ids = [section["id"] for section in Tags(html).all("section")]
+    heads = re.findall(r"<h2>(.*?)</h2>|<th scope=\"col\"[^>]*>(.*?)</th>", html)
+    return ids + [re.sub("<.*?>", "", "".join(head)) for head in heads]
+
+
+def test_the_example_has_the_shape_of_todays_report(tmp_path, monkeypatch):
+    """Stale? `dvc repro`, then copy report.html, report.md and metrics.json of reports/comparison to docs/example."""
+    make_inputs(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    compare.main()
+    example, today = (
+        shape((folder / "report.html").read_text(encoding="utf-8")) for folder in (EXAMPLE, Path("reports/comparison"))
+    )
+    assert example == today
+    kept = json.loads((EXAMPLE / "metrics.json").read_text(encoding="utf-8"))
+    new = json.loads(Path("reports/comparison/metrics.json").read_text(encoding="utf-8"))
+    assert kept.keys() == new.keys() and kept["dice"].keys() == new["dice"].keys()
+    markdown = (EXAMPLE / "report.md").read_text(encoding="utf-8")
+    assert all(f"\n| {name}" in markdown for name in report.NAMES.values())

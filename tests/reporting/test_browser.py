@@ -1,0 +1,100 @@
+"""The pages as people see them, in Debian's Chromium: light and dark, wide and narrow, by mouse and by keyboard."""
+
+import shutil
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import test_leaderboard
+import test_report
+from browser import MOST_TABS, Findings, chromium, look, opened
+
+from stages import compare
+
+ROOT = Path(__file__).parents[2]
+COMMITTED = {path.relative_to(ROOT).as_posix(): path for path in sorted((ROOT / "docs").rglob("*.html"))}
+EVIL = "<script>alert(1)</script>"
+WIDTHS = (1280, 390)
+BAD = """<!doctype html>
+<title>All wrong</title>
+<style>body { color: #999; background: #fff } a:focus { outline: none }</style>
+<nav><a href="#a">never shown to have the focus</a> <a href="#b" tabindex="-1">never reached</a></nav>
+<img src="data:image/png;base64,AAAA" alt="broken"><img src="https://nowhere.invalid/a.png">
+<div style="width: 2000px">too wide</div>
+<div style="overflow: auto; height: 9px">no tabindex</div>
+<script>console.error("said"); alert("opened"); setTimeout(() => { throw Error("thrown") })</script>
+"""
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    executable = shutil.which("chromium")
+    if not executable:
+        pytest.skip("NO PAGE WAS LOOKED AT: there is no chromium on PATH; on Debian, apt-get install chromium")
+    with chromium(executable, tmp_path_factory.mktemp("home")) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    """The report and the leaderboard of made-up runs, each with a name that is an attack, and the committed pages."""
+    root = tmp_path_factory.mktemp("pages")
+    test_report.make_inputs(root)
+    repository = test_leaderboard.Repository()
+    repository.add("a" * 40, "main", delta=0.1)
+    repository.add("b" * 40, EVIL, rank=16, delta=0.2, under="a" * 40)
+    repository.add("c" * 40, "worse", rank=4, delta=-0.1, under="a" * 40)
+    repository.add("d" * 40, "late", rank=32, under="a" * 40, state="queued")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        compare.main()
+        test_leaderboard.written(repository, root / "leaderboard", patch)
+    report, leaderboard = root / "reports/comparison/report.html", root / "leaderboard/leaderboard.html"
+    return {"report": report, "leaderboard": leaderboard} | COMMITTED
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("name", ["report", "leaderboard", *COMMITTED])
+def test_a_page_is_whole_readable_and_works_by_keyboard(browser, pages, name, width):
+    light, dark = (look(browser, pages[name], width, scheme) for scheme in ("light", "dark"))
+    assert (light.problems(), dark.problems()) == ({}, {})
+    assert light.brightness > 0.5 > dark.brightness
+    if name not in COMMITTED:
+        assert EVIL in light.text
+
+
+def test_every_check_can_fail(browser, tmp_path):
+    page = tmp_path / "bad.html"
+    page.write_text(BAD, encoding="utf-8")
+    light, dark = (look(browser, page, 390, scheme) for scheme in ("light", "dark"))
+    assert set(light.problems()) == {one.name for one in fields(Findings)} - {"text", "brightness"}
+    assert light.brightness == dark.brightness
+    assert light.requests == ["https://nowhere.invalid/a.png"] and light.dialogs == ["opened"]
+    assert "said" in light.errors and "thrown" in light.errors
+    assert [one.split(":")[0] for one in light.images] == ["not loaded", "not loaded", "no alt text"]
+    assert light.unreached == ["a: never reached", "div: no tabindex"]
+    assert light.unmarked == ["a: never shown to have the focus"]
+
+
+@pytest.mark.parametrize("way", ["mouse", "keyboard"])
+def test_the_leaderboard_sorts_by_its_buttons(browser, pages, way):
+    with opened(browser, pages["leaderboard"]) as (page, found):
+        rows, button = page.locator("tbody").first.locator("th"), page.get_by_role("button", name="Difference")
+        column = page.get_by_role("columnheader", name="Difference")
+        assert rows.all_inner_texts() == [EVIL, "main", "worse"]
+
+        def press(key: str) -> None:
+            page.keyboard.press(key) if way == "keyboard" else button.click()
+
+        for _ in range(MOST_TABS if way == "keyboard" else 0):
+            if button.evaluate("one => one === document.activeElement"):
+                break
+            page.keyboard.press("Tab")
+        for key, sort, names in (
+            ("Enter", "ascending", ["worse", "main", EVIL]),
+            ("Space", "descending", [EVIL, "main", "worse"]),
+        ):
+            press(key)
+            assert column.get_attribute("aria-sort") == sort and rows.all_inner_texts() == names
+        assert page.locator("[aria-sort$=ending]").count() == 1
+        assert not found.problems()

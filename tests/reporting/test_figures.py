@@ -1,0 +1,234 @@
+"""The report's figures: same data, same bytes; every case is there and in its place; names are only text."""
+
+import base64
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import pytest
+from matplotlib.collections import PathCollection
+from PIL import Image
+
+from nightshift.reporting import figures
+from nightshift.reporting import overlays
+from nightshift.console.errors import UserError
+from nightshift.reporting.load import ArmResults
+
+EVIL = ("$x^{$", "<script>alert(1)</script>", "--><b>\x07\n", "#d55e00")
+ROWS = [
+    {"what": "angles", "arm": "frozen", "delta": -0.01, "interval": [-0.02, 0.01]},
+    {"what": "angles", "arm": "lora", "delta": -0.05, "interval": [-0.08, -0.02]},
+    {"what": "tokens", "arm": "lora", "delta": -0.4, "interval": None},
+]
+
+
+def dice(n, seed=0):
+    """Of both arms by case id, the first few ids an attack each."""
+    random = np.random.default_rng(seed)
+    frozen = dict(zip([*EVIL, *(f"case-{i}" for i in range(n))][:n], random.uniform(0.4, 0.9, n), strict=True))
+    return frozen, {case: value + random.normal(0, 0.05) for case, value in frozen.items()}
+
+
+def points(axes):
+    """Of all scatters, (n, 2)."""
+    return np.concatenate([c.get_offsets() for c in axes.collections if isinstance(c, PathCollection)])
+
+
+def svg(figure):
+    return base64.b64decode(figures.svg_uri(figure).split(",")[1]).decode()
+
+
+DRAWN = {
+    "dumbbells": lambda: figures.dumbbells(*dice(12), "test case"),
+    "dumbbells of many": lambda: figures.dumbbells(*dice(60), "patient"),
+    "by_view": lambda: figures.by_view([(-30, 25), (-30, 25), (40, -20)], np.array([0.1, -0.1, 0.0])),
+    "ablations": lambda: figures.ablations(ROWS),
+}
+
+
+@pytest.mark.parametrize("draw", DRAWN.values(), ids=DRAWN)
+def test_figures_are_reproducible_and_follow_light_and_dark(draw, tmp_path):
+    text = svg(draw())
+    assert text == svg(draw()) and ET.fromstring(text) is not None  # noqa: S314, our own
+    drawn = ET.tostring(ET.fromstring(text), encoding="unicode").split("</ns0:style>", 1)[1]  # noqa: S314
+    assert "var(--ink)" in drawn and not any(light in drawn for light, _ in figures.COLOURS.values())
+    for name in ("one.png", "two.png"):
+        figures.write_png(tmp_path / name, draw())
+    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
+
+
+@pytest.mark.parametrize("n", [1, 10, 120, 300])
+def test_dumbbells_have_every_case_of_both_arms_sorted_by_difference(n):
+    frozen, lora = dice(n)
+    figure = figures.dumbbells(frozen, lora, "test case")
+    left, right = figure.axes
+    at_frozen, at_lora = np.split(points(left), 2)
+    assert sorted(at_frozen[:, 0]) == sorted(frozen.values()) and sorted(at_lora[:, 0]) == sorted(lora.values())
+    gain = at_lora[:, 0] - at_frozen[:, 0]
+    assert (np.diff(gain) >= 0).all() and (at_frozen[:, 1] == at_lora[:, 1]).all()
+    np.testing.assert_allclose([bar.get_width() for bar in right.patches], gain)
+    lines = np.array(left.collections[0].get_segments())
+    np.testing.assert_allclose(lines[:, :, 0], np.stack([at_frozen[:, 0], at_lora[:, 0]], axis=1))
+    assert figure.get_figheight() < 13
+
+
+def test_dumbbells_say_who_is_better_how_often_and_name_only_what_can_be_read():
+    frozen = dict(zip("abcd", (0.5, 0.5, 0.5, 0.5), strict=True))
+    figure = figures.dumbbells(frozen, {"a": 0.6, "b": 0.4, "c": 0.7, "d": 0.5}, "patient")
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert texts == ["Frozen, better for 1 of 4 patients", "LoRA, better for 2 of 4 patients"]
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["b", "d", "a", "c"]
+    many = figures.dumbbells(*dice(figures.NAMED + 1), "test case").axes[0]
+    assert not many.get_yticklabels() and many.get_ylabel() == "41 test cases, sorted by difference"
+
+
+def test_names_are_shortened_in_the_middle_and_printable():
+    assert figures.short("patient-0001-series-2-frame-0031", 24) == "patient-0001\u2026-frame-0031"
+    assert figures.short("just-as-long-as-it-may-b", 24) == "just-as-long-as-it-may-b"
+    assert figures.short(" a\n\x07b ", 24) == "a b"
+
+
+def test_views_are_drawn_as_cardiologists_do():
+    views = [(-30.0, 25.0), (40.0, 20.0), (45.0, -25.0), (-20.0, -35.0), (-25.0, -30.0), (0.0, 0.0)]
+    deltas = np.array([0.1, -0.1, 0.2, -0.05, -0.15, 0.3])
+    axes = figures.by_view(views, deltas).axes[0]
+    assert sorted(map(tuple, points(axes))) == sorted(views)
+    left, right = axes.get_xlim()
+    assert left < -30 < 0 < 45 < right and axes.get_xlabel().startswith("RAO") and axes.get_xlabel().endswith("LAO")
+    bottom, top = axes.get_ylim()
+    assert bottom < -35 < 25 < top and axes.get_ylabel().startswith("caudal")
+    found = {text.get_text(): text.get_position() for text in axes.texts}
+    assert list(found) == [
+        "RAO cranial\nmean +0.100, 1 case",
+        "RAO caudal\nmean -0.100, 2 cases",
+        "LAO cranial\nmean +0.100, 2 cases",
+        "LAO caudal\nmean +0.200, 1 case",
+    ]
+    assert found["RAO cranial\nmean +0.100, 1 case"][0] < 0.5 < found["RAO cranial\nmean +0.100, 1 case"][1]
+
+
+def test_blue_is_frozen_better_and_orange_lora_and_zero_is_the_middle():
+    axes, bar = figures.by_view([(10, 10), (20, 20), (30, 10)], np.array([0.2, -0.2, 0.0])).axes
+    lora, frozen = (c for c in axes.collections if isinstance(c, PathCollection))
+    assert lora.norm.vmin == frozen.norm.vmin == -lora.norm.vmax
+    (orange,), (blue, grey) = lora.to_rgba(lora.get_array()), frozen.to_rgba(frozen.get_array())
+    assert orange[0] > orange[2] and blue[2] > blue[0] and abs(grey[0] - grey[2]) < 0.05
+    assert "Dice, LoRA - frozen" in bar.get_ylabel()
+
+
+def test_cases_of_one_view_do_not_hide_each_other():
+    views = [(-30.0, 25.0)] * 40 + [(60.0, 0.0)]
+    placed = points(figures.by_view(views, np.linspace(-0.1, 0.1, 41)).axes[0])
+    near = placed[np.hypot(*(placed - (-30, 25)).T) <= 9.1]
+    assert len(near) == 40 and len({tuple(p.round(2)) for p in near}) == 40
+    assert [60.0, 0.0] in placed.tolist()
+
+
+def test_ablations_are_all_drawn_with_their_intervals():
+    axes = figures.ablations(ROWS).axes[0]
+    drawn = [list(map(float, line.get_xdata())) for line in axes.lines]
+    assert drawn == [[0, 0], [-0.02, 0.01], [-0.01], [-0.08, -0.02], [-0.05], [-0.4]]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["angles", "tokens"]
+    assert axes.get_xlabel() == "Change of Dice, mean over patients (hollow: no interval)"
+    assert figures.ablations(ROWS[:2]).axes[0].get_xlabel() == "Change of Dice, mean over patients"
+
+
+def make_arms(root, frozen, lora, frames=True):
+    """Both arms' results of cases with these Dice, the pictures of both their own: the frame grey i, 24 x 32."""
+    arms = {}
+    for name, seed, values in (("frozen", 3, frozen), ("lora", 5, lora)):
+        folder, rows = root / name, []
+        folder.mkdir()
+        for i, value in enumerate(values):
+            if frames:
+                Image.fromarray(np.full((24, 32), 100 + i, np.uint8)).save(folder / f"frame-{i:05d}.png")
+            for kind, column in (("truth", 10), (f"prediction-{seed}", 12 if name == "frozen" else 20)):
+                mask = np.zeros((24, 32), np.uint8)
+                mask[:, column : column + 5] = 255
+                Image.fromarray(mask).save(folder / f"{kind}-{i:05d}.png")
+            case = EVIL[i] if i < len(EVIL) else f"case-{i}"
+            who = {"case_id": case, "patient_id": f"P{i}", "primary_angle": "-30", "secondary_angle": "25"}
+            rows += [who | {"seed": float(seed), "dice": value}, who | {"seed": 9.0, "dice": 1 - value}]
+        arms[name] = ArmResults(cases=rows, pictures=folder, seed=seed)
+    return arms
+
+
+FROZEN = (0.50, 0.60, 0.70, 0.80, 0.40, 0.30)
+LORA = (0.55, 0.50, 0.90, 0.78, 0.40, 0.33)
+
+
+def test_panels_are_extremes_of_each_arm_and_where_the_arms_differ_most(tmp_path):
+    panels = overlays.panels(make_arms(tmp_path, FROZEN, LORA))
+    assert [(panel["rank"], panel["case"]) for panel in panels] == [
+        ("Worst of Frozen", "case-5"),
+        ("Worst of LoRA", "case-5"),
+        ("Median of Frozen", EVIL[0]),
+        ("Median of LoRA", EVIL[1]),
+        ("Best of Frozen", EVIL[3]),
+        ("Best of LoRA", EVIL[2]),
+        ("LoRA gains most", EVIL[2]),
+        ("LoRA gains most", EVIL[0]),
+        ("LoRA loses most", EVIL[1]),
+        ("LoRA loses most", EVIL[3]),
+    ]
+    assert panels[0]["dice"] == "Dice: Frozen 0.300, LoRA 0.330" and panels[0]["who"] == "patient P5, RAO 30 CRA 25"
+    assert panels[8]["dice"] == "Dice: Frozen 0.600, LoRA 0.500, difference -0.100"
+    assert [[label for label, _ in panel["overlays"]] for panel in panels] == [["Frozen"], ["LoRA"]] * 3 + [
+        ["Frozen", "LoRA"]
+    ] * 4
+    assert all(p.size == (600, 450) for panel in panels for p in (panel["frame"], *(o for _, o in panel["overlays"])))
+    assert panels[0]["frame"].getpixel((0, 0)) == 105 and panels[6]["frame"].getpixel((0, 0)) == 102
+    frozen, lora = (np.asarray(picture).astype(int) for _, picture in panels[6]["overlays"])
+    mixed = {name: 0.45 * 102 + 0.55 * np.array(rgb) for name, rgb in overlays.FILLS.items()}
+    column = round(22 * 600 / 32)  # LoRA's alone
+    np.testing.assert_allclose(lora[200, column], mixed["false"], atol=1)
+    assert (frozen[200, column] == 102).all()
+
+
+@pytest.mark.parametrize(
+    ("lora", "ranks"),
+    [
+        ((0.6, 0.7), ["LoRA gains most"] * 2),
+        ((0.6, 0.6), ["LoRA gains most"]),
+        ((0.4, 0.7), ["LoRA gains most", "LoRA loses most"]),
+        ((0.4, 0.3), ["LoRA loses most"] * 2),
+        ((0.5, 0.6), []),
+    ],
+)
+def test_no_case_is_both_gain_and_loss_and_equal_ones_are_neither(tmp_path, lora, ranks):
+    panels = overlays.panels(make_arms(tmp_path, (0.5, 0.6), lora))[6:]
+    assert [panel["rank"] for panel in panels] == ranks
+    assert len({panel["case"] for panel in panels}) == len(panels)
+
+
+@pytest.mark.parametrize("name", ["frame-00005", "truth-00005", "prediction-3-00005"])
+def test_a_missing_picture_is_named(tmp_path, name):
+    arms = make_arms(tmp_path, FROZEN, LORA)
+    (tmp_path / f"frozen/{name}.png").unlink()
+    with pytest.raises(UserError, match=rf"{name}\.png: missing or not a picture"):
+        overlays.panels(arms)
+
+
+def test_masks_alone_are_shown_on_grey(tmp_path):
+    panels = overlays.panels(make_arms(tmp_path, FROZEN, LORA, frames=False))
+    assert all((np.asarray(panel["frame"]) == overlays.GREY).all() for panel in panels)
+
+
+def test_overlay_colours_found_missed_and_false():
+    frame = np.full((60, 60), 100, np.uint8)
+    truth, prediction = np.zeros_like(frame), np.zeros_like(frame)
+    truth[:, 10:30], prediction[:, 20:40] = 255, 255
+    picture = np.asarray(overlays.overlay(frame, truth, prediction)).astype(int)
+    assert picture.shape == (600, 600, 3)
+    for name, column in (("missed", 150), ("found", 250), ("false", 350)):
+        np.testing.assert_allclose(picture[300, column], 45 + 0.55 * np.array(overlays.FILLS[name]), atol=1)
+    assert (picture[300, 500] == 100).all() and (picture[300, 99] == 255).all() and (picture[300, 300] == 255).all()
+
+
+@pytest.mark.parametrize("count", [10, 7])
+def test_the_figure_of_overlays_shows_every_panel_whatever_cases_are_called(tmp_path, count):
+    panels = overlays.panels(make_arms(tmp_path, FROZEN, LORA))[:count]
+    figure = overlays.overlays(panels)
+    assert len(figure.axes) == sum(1 + len(panel["overlays"]) for panel in panels)
+    figures.write_png(tmp_path / "one.png", figure)
+    figures.write_png(tmp_path / "two.png", overlays.overlays(panels))
+    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()

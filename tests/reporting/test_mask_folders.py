@@ -1,0 +1,108 @@
+"""The report of two folders of masks that any other script made: `stages.compare --frozen --lora --truth`."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nightshift.console.errors import UserError
+from nightshift.evaluation.measures import all_metrics
+from stages import compare
+
+ROOT = Path(__file__).parents[2]
+THREE = ["--frozen", "f", "--lora", "l", "--truth", "t"]
+
+
+def bar(column: int) -> np.ndarray:
+    mask = np.zeros((30, 40), np.uint8)
+    mask[:, column : column + 8] = 255
+    return mask
+
+
+@pytest.fixture
+def folders(checkout):
+    """Eight cases in t/, f/ and l/: LoRA's masks are the truth, the frozen ones lie two pixels beside it."""
+    for name in "tfl":
+        Path(name).mkdir()
+    for i in range(8):
+        for name, shift in (("t", 0), ("f", 2), ("l", 0)):
+            Image.fromarray(bar(5 + i + shift)).save(f"{name}/case {i}.png")
+    return checkout
+
+
+def written(*arguments: str) -> tuple[dict, str]:
+    compare.main([*THREE, *arguments])
+    folder = Path("reports/folders")
+    return json.loads((folder / "metrics.json").read_text()), (folder / "report.html").read_text(encoding="utf-8")
+
+
+def put_cases(rows: list[tuple]) -> None:
+    with Path("cases.csv").open("w", newline="", encoding="utf-8") as handle:
+        csv.writer(handle).writerows([("case_id", "patient_id", "primary_angle", "secondary_angle"), *rows])
+
+
+def test_two_folders_of_masks_make_the_same_report(folders):
+    metrics, html = written()
+    assert metrics["dice"]["lora"] == 1 and metrics["dice"]["frozen"] == pytest.approx(0.75, abs=1e-6)
+    assert (metrics["verdict"], metrics["cases"], metrics["patients"]) == ("lora", 8, 8)
+    assert "8 of 8 test cases have no patient id" in html and "8 of 8 test cases have no C-arm angles" in html
+    assert "random weights" not in html and "RoPE" not in html
+    assert "python -m stages.compare --frozen f --lora l --truth t" in html
+    assert all_metrics(bar(7) > 0, bar(5) > 0)["dice"] == pytest.approx(metrics["dice"]["frozen"])
+
+
+def test_frames_patients_and_angles_are_taken_where_they_are_given(folders):
+    Path("frames").mkdir()
+    for i in range(8):
+        Image.fromarray(np.full((30, 40), 10 * i, np.uint8)).save(f"frames/case {i}.png")
+    put_cases([(f"case {i}", f"P{i // 2}", -30 + i, 20) for i in range(8)])
+    metrics, html = written("--frames", "frames", "--cases", "cases.csv")
+    assert metrics["patients"] == 4 and metrics["verdict"] == "undecided"
+    assert "cannot be decided with 4 patients" in html and "RAO 30 CRA 20" in html and "By view" in html
+    assert np.asarray(Image.open("reports/folders/pictures/lora/frame-00003.png")).max() == 30
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([("case 0", "", "", "")], r"no row for case 'case 1' \(7 in all\)"),
+        ([(f"case {i}", "", "north", 1) for i in range(8)], "line 2: angle 'north' is not a number"),
+        ([(f"case {i}", "", 1, 999) for i in range(8)], "line 2: angle '999' is not a number"),
+        ([(f"case {i}", "", 1, "") for i in range(8)], "one of two angles"),
+        ([], r"no row for case 'case 0' \(8 in all\)"),
+    ],
+)
+def test_bad_cases_are_named(folders, rows, message):
+    put_cases(rows)
+    with pytest.raises(UserError, match=message):
+        compare.main([*THREE, "--cases", "cases.csv"])
+    assert not Path("reports").exists() or not list(Path("reports").rglob("*.*"))
+
+
+def test_bad_masks_are_named_and_nothing_is_written(folders):
+    Image.fromarray(bar(5)[:20]).save("l/case 3.png")
+    with pytest.raises(UserError, match=r"l.case 3.png: \(20, 40\) pixels, but the truth t.case 3.png has \(30, 40\)"):
+        compare.main(THREE)
+    Path("l/case 3.png").unlink()
+    with pytest.raises(UserError, match=r"no partner for case 3 \(1 in all\) between t and l"):
+        compare.main(THREE)
+    with pytest.raises(UserError, match="nowhere: no such folder"):
+        compare.main(["--frozen", "nowhere", "--lora", "l", "--truth", "t"])
+    assert not list(Path("reports").rglob("*.*"))
+
+
+def test_the_three_belong_together(folders):
+    done = subprocess.run(
+        [sys.executable, "-m", "stages.compare", "--frozen", "f"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr == "error: --frozen, --lora and --truth belong together; give all three folders\n"

@@ -1,0 +1,223 @@
+"""Training and measuring, with a very small encoder: conditioning, caching, repeatability, losses, metrics."""
+
+import math
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import CPU, batch, new_arm, raw_case, tokens_of, trained_arm, written
+from PIL import Image
+from torch.utils.data import default_collate
+
+from nightshift.evaluation.evaluate import evaluate as evaluation
+from nightshift.model.segmentation import lora
+from nightshift.evaluation.evaluate import measures as metrics
+from nightshift.training.trainer import step as steps
+from nightshift.training.trainer import trainer as training
+from nightshift.model.segmentation import ArmCases, angles_of
+from nightshift.engine.device import seed_everything
+from nightshift.feature_cache import encode_arm
+from nightshift.console.errors import UserError
+from nightshift.core.io import read_csv, read_json, write_json
+from nightshift.data.letterbox import square_to_frame
+from nightshift.core.hashing import hash_folder
+from nightshift.model.head import Segmenter, view_features
+
+
+def test_view_features_are_periodic():
+    features = view_features(torch.tensor([[-180.0, 10], [180, 10], [90, 10], [0, 10]]))
+    assert features.shape == (4, 12)
+    torch.testing.assert_close(features[0], features[1], rtol=0, atol=1e-5)
+    assert min((features[k] - features[3]).norm() for k in (0, 2)) > 1
+    expected = [f(math.radians(k * a)) for a in (90, 10) for f in (math.sin, math.cos) for k in (1, 2, 3)]
+    np.testing.assert_allclose(features[2], expected, atol=1e-6)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("mode", "ignored"), [("none", True), ("film", False)])
+def test_the_view_matters_unless_mode_is_none(small, mode, ignored):
+    arm = new_arm(small({"view.mode": mode})).eval()
+    here, there = (arm(None, torch.tensor([angles] * 2), batch()) for angles in ((0.0, 0.0), (60.0, -30.0)))
+    assert torch.equal(here, there) is ignored
+    around = arm(None, torch.tensor([[-300.0, 330.0]] * 2), batch())
+    torch.testing.assert_close(around, there, rtol=0, atol=1e-4)
+
+
+def test_a_case_without_angles(small, tmp_path):
+    cases = written(tmp_path / "c", [raw_case(1, angles=None)])
+    with pytest.raises(UserError, match=r"case 'case-1' has no view angles.*view\.mode: film.*view\.mode=none"):
+        ArmCases(cases, None, small())[0]
+    item = ArmCases(cases, None, small({"view.mode": "none"}))[0]
+    assert item["angles"].tolist() == [0, 0]
+    assert angles_of(replace(cases[0], angles=(1.0, 2.0)), "film") == (1.0, 2.0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("detail", [True, False])
+def test_detail_is_a_stem_of_the_image(small, detail):
+    settings = small({"head.detail": detail})
+    seed_everything(0)
+    head = Segmenter(16, settings.head, settings.view)
+    levels = [torch.randn(2, 16, side, side) for side in (16, 8, 4, 2)]
+    angles = torch.zeros(2, 2)
+    if detail:
+        assert not torch.allclose(head(levels, angles, batch()), head(levels, angles, -batch()), atol=1e-4)
+    else:
+        assert torch.equal(head(levels, angles, batch()), head(levels, angles, None))
+    for i in range(3):  # each of the levels counts, the coarsest is not used
+        changed = [level + torch.randn_like(level) * (k == i) for k, level in enumerate(levels)]
+        assert not torch.allclose(head(changed, angles, batch()), head(levels, angles, batch()), atol=1e-4)
+
+
+def test_training_mode_leaves_the_encoder_in_eval_mode(small):
+    arm = new_arm(small({"lora.dropout": 0.5}), adapt=True)
+    for mode in (True, False):
+        arm.train(mode)
+        dropouts = [m for name, m in arm.neck.named_modules() if name.endswith("lora_dropout.default")]
+        assert len(dropouts) == 8
+        assert all(m.training is mode for m in [*dropouts, *arm.segmenter.modules()])
+        paths = [m for m in arm.neck.modules() if "Drop" in type(m).__name__ and m not in dropouts]
+        assert paths
+        assert not any(m.training for m in [*paths, arm.neck, arm.neck.trunk, *arm.neck.trunk.blocks])
+
+
+@pytest.mark.parametrize("adapt", [False, True])
+def test_same_seed_same_bits_and_only_what_should_be_trained(small, prepared, adapt):
+    settings = small({"lora.dropout": 0.1})
+    before = new_arm(settings, adapt=adapt).state_dict()
+    arm, one, _ = trained_arm(settings, prepared, adapt)
+    again, two, _ = trained_arm(settings, prepared, adapt)
+    assert one.curves == two.curves
+    assert (one.epoch, one.threshold, one.val_dice) == (two.epoch, two.threshold, two.val_dice)
+    assert all(torch.equal(a, b) for a, b in zip(arm.state_dict().values(), again.state_dict().values(), strict=True))
+    assert trained_arm(settings, prepared, adapt, seed=1)[1].curves != one.curves
+    state = arm.state_dict()
+    changed = {name for name in state if not torch.equal(state[name], before[name])}
+    assert changed == {n for n in state if n.startswith("segmenter.") or (adapt and "lora_" in n)}
+
+
+def test_the_best_epoch_is_kept(small, prepared):
+    arm, best, _ = trained_arm(small({"train.epochs": 6, "train.learning_rate": 0.05}), prepared, seed=2)
+    dice = [row["val_dice"] for row in best.curves]
+    assert [row["epoch"] for row in best.curves] == [1, 2, 3, 4, 5, 6]
+    assert dice.index(max(dice)) == best.epoch - 1 < 5  # or this would not be seen
+    loss, again = steps.validate(arm, ArmCases(prepared["val"], None, small()), 2, CPU)
+    assert again.max() == pytest.approx(best.val_dice, abs=1e-6)
+    assert metrics.THRESHOLDS[int(again.argmax())] == best.threshold
+    assert loss == pytest.approx(best.curves[best.epoch - 1]["val_loss"], abs=1e-5)
+
+
+class Seen(ArmCases):
+    """Remembers in which order it was read; `broken` is a case whose target is not a number."""
+
+    broken: int | None = None
+
+    def __getitem__(self, i):
+        self.order = [*getattr(self, "order", []), i]
+        item = super().__getitem__(i)
+        return item | {"target": item["target"] * (math.nan if i == self.broken else 1)}
+
+
+def test_both_arms_see_the_same_order(small, prepared):
+    settings = small({"lora.dropout": 0.5})
+    orders = [trained_arm(settings, prepared, adapt, kind=Seen)[2].order for adapt in (False, True)]
+    assert orders[0] == orders[1]
+    assert sorted(orders[0][:5]) == sorted(orders[0][5:]) == list(range(5))
+    assert trained_arm(settings, prepared, seed=1, kind=Seen)[2].order != orders[0]
+
+
+def test_a_loss_that_is_not_finite_names_the_case(small, prepared, tmp_path, monkeypatch):
+    settings = small({"train.batch_size": 1})
+    monkeypatch.setattr(Seen, "broken", 3)
+    with pytest.raises(UserError, match=r"the loss is not finite in epoch 1, cases case-3;"):
+        trained_arm(settings, prepared, kind=Seen)
+    tokens = tokens_of(settings, prepared["train"], 1, tmp_path / "t")
+    values = {name: tokens[name] for name in tokens.index}
+    values["tokens.2"][0, 0, 0] = math.nan  # as from a frame that is not finite
+    with pytest.raises(UserError, match="cases case-2;"):
+        trained_arm(
+            settings,
+            prepared,
+            tokens=type("Tokens", (), {"__getitem__": lambda _, name: values[name], "index": values})(),
+        )
+
+
+def test_loss_by_hand():
+    target = torch.tensor([[[[1.0, 0], [0, 0]]]])
+    zero = torch.zeros(1, 1, 2, 2)
+    half = math.log(2) + 1 - (2 * 0.5 + 1) / (2 + 1 + 1)
+    assert steps.loss_of(zero, target).item() == pytest.approx(half, abs=1e-6)
+    sure = (target * 2 - 1) * 50
+    assert steps.loss_of(sure, target).item() == pytest.approx(0, abs=1e-6)
+    assert steps.loss_of(zero - 50, zero).item() == pytest.approx(0, abs=1e-6)
+    assert steps.loss_of(torch.cat([zero, sure]), target.tile(2, 1, 1, 1)).item() == pytest.approx(half / 2, abs=1e-6)
+
+
+def test_learning_rate_by_hand(small, prepared):
+    factors = [steps.learning_rate_factor(step, 20, 0.1) for step in range(21)]
+    assert factors == pytest.approx([0.5, 1, *(0.5 * (1 + math.cos(math.pi * k / 18)) for k in range(19))])
+    assert steps.learning_rate_factor(0, 20, 0.0) == 1
+    settings = small({"train.epochs": 4, "train.batch_size": 5, "train.warmup": 0.5})
+    curves = trained_arm(settings, prepared)[1].curves
+    arm, item = new_arm(settings), default_collate(list(ArmCases(prepared["train"], None, settings)))
+    optimiser = torch.optim.AdamW(arm.segmenter.parameters(), weight_decay=settings.train.weight_decay)
+    for factor, expected in zip((0.5, 1, 1, 0.5), curves, strict=True):
+        optimiser.param_groups[0]["lr"] = settings.train.learning_rate * factor
+        loss = steps.loss_of(steps.forward(arm, item, CPU), item["target"])
+        assert loss.item() == pytest.approx(expected["train_loss"], abs=1e-5)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+
+
+def test_evaluation_is_at_native_size(small, prepared, tmp_path):
+    settings, cases = small(), prepared["test"]
+    arm = new_arm(settings, 3).eval()
+    rows, _ = evaluation.evaluate(arm, cases, settings, {"seed": 4, "threshold": 0.05}, tmp_path, iter)
+    evaluation.write_pictures(cases, tmp_path)
+    for i, (row, case) in enumerate(zip(rows, cases, strict=True)):
+        assert tuple(row.values())[:5] == (4, case.case_id, case.patient_id, *case.angles)
+        names = (f"{name}-{i:05d}.png" for name in ("prediction-4", "truth", "frame"))
+        mask, truth, frame = (np.asarray(Image.open(tmp_path / name)) for name in names)
+        item = default_collate([ArmCases(cases, None, settings)[i]])
+        with torch.no_grad():
+            vessel = square_to_frame(steps.forward(arm, item, CPU).sigmoid()[0, 0], *case.mask.shape)
+        np.testing.assert_array_equal(mask > 0, vessel.numpy() > 0.05)
+        np.testing.assert_array_equal(truth, case.mask * 255)
+        np.testing.assert_array_equal(frame, case.frame)
+        assert {m: row[m] for m in evaluation.MEASURES} == metrics.all_metrics(mask > 0, case.mask)
+
+
+def test_means_count_cases_and_patients():
+    values = dict.fromkeys(evaluation.MEASURES, 0.5)
+    who = zip("abcdabcd", ["p", "p", "", ""] * 2, [0.0] * 4 + [0.1] * 4, strict=True)
+    rows = [values | {"case_id": case, "patient_id": patient, "dice": dice} for case, patient, dice in who]
+    assert evaluation.means(rows) == values | {"dice": 0.05, "cases": 4, "patients": 3}
+
+
+@pytest.mark.parametrize("name", ["frozen", "lora"])
+def test_an_arm_from_prepared_to_evaluated(small, prepared, name):
+    settings = small({"train.seeds": [0, 3], "frozen.epochs": 1})
+    write_json(f"reports/probe/{name}.json", {"ok": True})
+    start = 3 if name == "frozen" else lora.prefix_end(settings.lora, 3)
+    adapt, save, load = [lambda *_: None] * 3
+    if name == "lora":
+        adapt, save, load = partial(lora.add_adapters, lora=settings.lora), lora.save_adapters, lora.merge_adapters
+    encode_arm(name, settings, start)
+    training.train_arm(name, settings, start, adapt, save)
+    evaluation.evaluate_arm(name, settings, load)
+    adapters = {"adapter_model.safetensors", "adapter_config.json"} if name == "lora" else set()
+    for seed in (0, 3):
+        folder = Path("models") / name / f"seed-{seed}"
+        assert {p.name for p in folder.iterdir()} == {"head.safetensors", "card.json"} | adapters
+        card = read_json(folder / "card.json")
+        assert (card["arm"], card["seed"], "lora" in card["settings"]) == (name, seed, name == "lora")
+        assert card["data_hash"] == hash_folder(Path("data/prepared/train"), Path("data/prepared/val"))
+    rows = read_csv(f"reports/evaluation/{name}/cases.csv")
+    assert [(r["seed"], r["case_id"]) for r in rows] == [(s, c) for s in "03" for c in ("case-7", "case-8")]
+    dice = read_json(f"reports/evaluation/{name}/metrics.json")["dice"]
+    assert dice == pytest.approx(np.mean([float(r["dice"]) for r in rows]), abs=2e-6)
+    assert len(read_csv(f"reports/curves/{name}.csv")) == 2 * settings.train_for(name).epochs
