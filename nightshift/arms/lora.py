@@ -1,6 +1,6 @@
-"""LoRA on the trunk, by `peft`: W x becomes W x + (alpha / rank) B A x, A (rank, in), B (out, rank), B = 0 at first.
+"""Kind `lora`: low-rank adapters in the trunk's blocks, by `peft`, and the head are trained.
 
-Only the probe and the LoRA stages import this module, so mending it never touches the frozen arm.
+W x becomes W x + (alpha / rank) B A x, with A (rank, in) and B (out, rank); B is zero before training (Hu et al., 2021).
 """
 
 from pathlib import Path
@@ -10,17 +10,22 @@ from peft.tuners.lora import Linear
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from nightshift.backbone import encoder
 from nightshift.backbone.encoder import ViT
+from nightshift.config.kinds import Lora
+from nightshift.config.params import ArmSettings
 from nightshift.console.errors import UserError
 from nightshift.core.io import read_json, write_json
-from nightshift.config.params import Lora
+from nightshift.core.records import Prefix
+from nightshift.model.head_file import load_head, save_head
+from nightshift.model.segmentation import SegmentationModel
 
 
 class InPlaceLinear(Linear):
-    """peft's layer, W x + s B A x, with the update added to W x where that lies.
+    """peft's layer, W x + s B A x, with the update added in place to W x.
 
-    peft's own forward makes three more tensors of the output's size, and its backward one; on a CPU their memory costs
-    more time than the product. Used for training alone: what it saves opens with peft's layer.
+    peft's own forward makes three more tensors of the output's size, and its backward one; on a CPU allocating them
+    takes more time than the product. Used in training alone: what it saves opens with peft's own layer.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -33,19 +38,50 @@ class InPlaceLinear(Linear):
         return y.unflatten(0, x.shape[:-1])
 
 
-def adapted_blocks(lora: Lora, depth: int) -> list[int]:
-    """Indices of the blocks that get an adapter. Raises UserError for a block that the trunk does not have."""
-    if lora.blocks == "all":
-        return list(range(depth))
-    blocks = list(range(depth - lora.blocks["last"], depth)) if isinstance(lora.blocks, dict) else lora.blocks
-    if not blocks or min(blocks) < 0 or max(blocks) >= depth:
-        raise UserError(f"params.yaml: lora.blocks {lora.blocks}: the encoder has blocks 0..{depth - 1}")
-    return sorted(set(blocks))
+def prefix(settings: ArmSettings) -> Prefix:
+    """The blocks before the first adapted one."""
+    return Prefix(blocks=_lora(settings).adapted_blocks(settings.preset.depth)[0])
 
 
-def prefix_end(lora: Lora, depth: int) -> int:
-    """Number of blocks before the first adapted one: what may run once per case and be kept."""
-    return adapted_blocks(lora, depth)[0]
+def build(settings: ArmSettings, device: str = "cpu") -> SegmentationModel:
+    """The encoder with new adapters and a new head; only these require gradients."""
+    return AdaptedModel(encoder.configured(settings, device), prefix(settings).blocks, settings)
+
+
+def save(model: SegmentationModel, folder: Path) -> None:
+    """Write head.safetensors, adapter_model.safetensors and adapter_config.json."""
+    assert isinstance(model, AdaptedModel)
+    save_head(model, folder)
+    save_adapters(model.adapters, folder)
+
+
+def open_model(folder: Path, settings: ArmSettings) -> SegmentationModel:
+    """The encoder with the trained adapters merged into its weights, and the trained head, in eval mode.
+
+    Raises UserError as `load_head`, `merge_adapters` and `encoder.configured` do.
+    """
+    neck = encoder.configured(settings, merge=lambda trunk: merge_adapters(trunk, folder))
+    model = SegmentationModel(neck, settings.preset.depth, settings)
+    load_head(model, folder)
+    return model.eval()
+
+
+class AdaptedModel(SegmentationModel):
+    """A model with new adapters in its trunk. `adapters` is peft's wrapper of that trunk, which saves them."""
+
+    def __init__(self, neck: encoder.Sam3DualViTDetNeck, start: int, settings: ArmSettings) -> None:
+        arm = _lora(settings)
+        super().__init__(neck, start, settings, arm.activation_checkpointing)
+        self._adapters = (add_adapters(neck.trunk, arm),)  # in a tuple: its parameters are registered as the trunk's
+
+    @property
+    def adapters(self) -> PeftModel:
+        return self._adapters[0]
+
+
+def _lora(settings: ArmSettings) -> Lora:
+    assert isinstance(settings.arm, Lora)
+    return settings.arm
 
 
 def add_adapters(trunk: ViT, lora: Lora) -> PeftModel:
@@ -55,7 +91,7 @@ def add_adapters(trunk: ViT, lora: Lora) -> PeftModel:
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=list(lora.targets),
-        layers_to_transform=adapted_blocks(lora, len(trunk.blocks)),
+        layers_to_transform=lora.adapted_blocks(len(trunk.blocks)),
         layers_pattern="blocks",  # also keeps `attn.proj`-like names outside the blocks (patch_embed.proj) out
     )
     config._register_custom_module({nn.Linear: InPlaceLinear})

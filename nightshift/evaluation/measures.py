@@ -1,4 +1,4 @@
-"""How well a mask fits: per case, at the case's native resolution, distances in pixels. MONAI's and scikit-image's.
+"""Measures of how well a mask fits, per case at its native resolution, distances in pixels; by MONAI and scikit-image.
 
 Two empty masks agree perfectly (overlaps 1, distances 0). Where only one of the two is empty they miss each other
 entirely: overlaps 0, and both distances are the frame's diagonal, the largest that can be. So the BraTS challenges
@@ -19,22 +19,9 @@ from skimage.morphology import skeletonize
 if TYPE_CHECKING:
     from torch import Tensor
 
-THRESHOLDS = tuple(k / 20 for k in range(2, 19))  # 0.10 .. 0.90
 MEASURES = ("dice", "iou", "cldice", "hd95", "precision", "recall", "asd")
 DISTANCES = ("hd95", "asd")  # lower is better
 MILLIMETRES = ("hd95_mm", "asd_mm")  # the same, where a pixel's size is known
-
-
-def dice_at_thresholds(probability: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Dice of `probability` (H, W) > t against `truth` (H, W) for each t of THRESHOLDS -> (17,).
-
-    Not MONAI's: it is asked 17 times per validation case and epoch, and a test holds it to MONAI's.
-    """
-    truth = truth.astype(bool)
-    masks = [probability > t for t in THRESHOLDS]
-    total = np.array([mask.sum() + truth.sum() for mask in masks])
-    both = np.array([(mask & truth).sum() for mask in masks])
-    return np.where(total == 0, 1.0, 2 * both / np.maximum(total, 1))
 
 
 def cldice(mask: np.ndarray, truth: np.ndarray) -> float:
@@ -45,7 +32,7 @@ def cldice(mask: np.ndarray, truth: np.ndarray) -> float:
     return float(2 * precision * sensitivity / total) if total else 0.0
 
 
-def all_metrics(mask: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+def all_measures(mask: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     """MEASURES of two masks (H, W): overlaps 0 to 1; distances in pixels, hd95 the larger direction, asd of both."""
     mask, truth = mask.astype(bool), truth.astype(bool)
     if not mask.any() or not truth.any():
@@ -59,7 +46,7 @@ def all_metrics(mask: np.ndarray, truth: np.ndarray) -> dict[str, float]:
 
 
 def millimetres(mask: np.ndarray, truth: np.ndarray, spacing: tuple[float, float]) -> dict[str, float]:
-    """MILLIMETRES of two masks (H, W), by `spacing`, mm per pixel (row, column); else as `all_metrics`."""
+    """MILLIMETRES of two masks (H, W), by `spacing`, mm per pixel (row, column); else as `all_measures`."""
     mask, truth = mask.astype(bool), truth.astype(bool)
     if not mask.any() or not truth.any():
         worst = math.hypot(mask.shape[0] * spacing[0], mask.shape[1] * spacing[1])

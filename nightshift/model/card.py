@@ -1,39 +1,49 @@
-"""The card of a trained arm, card.json of its folder: all that is needed to use it, without params.yaml or presets."""
+"""The card of a trained model, card.json in its folder: all that is needed to use it, without params.yaml or presets."""
 
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
-from nightshift.console.errors import UserError
-from nightshift.core.hashing import hash_files
-from nightshift.config.presets import Section
-from nightshift.console.progress import bar
-from nightshift.config.params import ArmName, ArmSettings, read_as
 from nightshift.backbone.pretrained import file_of
+from nightshift.config.params import ArmSettings
+from nightshift.console.errors import UserError
+from nightshift.console.progress import bar
+from nightshift.core.hashing import hash_files
+from nightshift.core.records import Record
+
+NAME = "card.json"
 
 
-class Card(Section, extra="ignore"):
-    """`weights` is data/weights.json as it was at training: path, and of a file size and sha256."""
+class Card(Record):
+    """What training chose by validation (`epoch`, `threshold`, `val_dice`), and what it was trained on.
 
-    arm: ArmName
+    `data_hash`: of the prepared training and validation cases; `cases`: how many, by split. `weights`: of the encoder,
+    data/weights.json as it was at training: path, and of a file size and sha256.
+    """
+
     seed: int
+    epoch: int
     threshold: Annotated[float, Field(ge=0, le=1)]
+    val_dice: float
+    data_hash: str
     weights: dict[str, str | int]
+    cases: dict[str, int]
     settings: ArmSettings
 
 
-def read(model: Path) -> Card:
+def read_card(folder: Path) -> Card:
     """The card in models/ARM/seed-N. Raises UserError where there is none, or where it does not say enough."""
-    file = model / "card.json"
+    file = folder / NAME
     if not file.is_file():
-        seeds = sorted(path.parent.as_posix() for path in model.glob("*/card.json"))
-        found = f"it has {', '.join(seeds)}" if seeds else "expected the folder of a trained arm, as models/lora/seed-0"
-        raise UserError(f"{model}: no card.json in it; {found}")
-    return read_as(Card, file)
+        models = sorted(path.parent.as_posix() for path in folder.glob(f"*/{NAME}"))
+        hint = f"it has {', '.join(models)}" if models else "expected the folder of a trained arm, as models/lora/seed-0"
+        raise UserError(f"{folder}: no {NAME} in it; {hint}")
+    card: Card = Card.read(file)
+    return card
 
 
-def settings_of(card: Card, model: Path, weights: Path | None = None) -> ArmSettings:
+def settings_of(card: Card, folder: Path, weights: Path | None = None) -> ArmSettings:
     """The card's settings, with the path of the very weights that the arm was trained on, by their hash.
 
     They are looked for where they were, or in the file `weights`. Raises UserError for others, or where there are none.
@@ -41,7 +51,7 @@ def settings_of(card: Card, model: Path, weights: Path | None = None) -> ArmSett
     was, settings = str(card.weights["path"]), card.settings
     if was == "random":
         if weights is not None:
-            raise UserError(f"{model} was trained on random weights, not on {weights}; leave --weights out")
+            raise UserError(f"{folder} was trained on random weights, not on {weights}; leave --weights out")
         return settings
     try:
         file = weights or file_of(was)
@@ -49,13 +59,13 @@ def settings_of(card: Card, model: Path, weights: Path | None = None) -> ArmSett
         file = None
     if file is None or not file.is_file():
         raise UserError(
-            f"{model} was trained on the weights {was}: no {file or 'such file'}; name it with --weights FILE"
+            f"{folder} was trained on the weights {was}: no {file or 'such file'}; name it with --weights FILE"
         )
     found = hash_files([file], bar("weights", "file"))[0]["sha256"]
     if found != card.weights["sha256"]:
         hashes = f"sha256 {found:.12}..., its card.json says {card.weights['sha256']:.12}..."
         raise UserError(
-            f"{file}: not the weights that {model} was trained on ({hashes}); name those with --weights FILE"
+            f"{file}: not the weights that {folder} was trained on ({hashes}); name those with --weights FILE"
         )
     return settings.model_copy(
         update={"encoder": settings.encoder.model_copy(update={"weights": str(file.absolute())})}

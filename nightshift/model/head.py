@@ -1,4 +1,4 @@
-"""What both arms train: the view conditioning and the head that turns the neck's levels into a vessel map.
+"""The head: turns the neck's levels into logits of a vessel map, conditioned on the C-arm view.
 
     levels (B, d_model, 4g, 4g), (.., 2g, 2g), (.., g, g), each normalised
       -> 1x1 convolution -> 4g x 4g by pixel shuffle (a token holds a patch: where in the patch is in its channels, so
@@ -7,8 +7,7 @@
       -> logits (B, 1, 8g, 8g)
 
 With patches of 14 pixels that is one value per 1.75 pixels, finer than the neck's finest level (3.5 pixels): a
-vessel is 2 to 6 pixels wide. Small on purpose: a context branch over the whole frame was tried and cost 0.07 Dice on
-the 40 real angiograms, by over-fitting.
+vessel is 2 to 6 pixels wide. All arms on SAM 3's encoder train this head.
 """
 
 import math
@@ -17,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nightshift.config.params import Head, View
+from nightshift.config.sections import Head, View
 
 FREQUENCIES = (1, 2, 3)  # per turn: whole numbers, so that -180 and 180 degrees are one view
 
@@ -28,7 +27,7 @@ def view_features(angles: Tensor) -> Tensor:
     return torch.cat([turns.sin(), turns.cos()], dim=-1).flatten(1)
 
 
-class Film(nn.Module):
+class FiLM(nn.Module):
     """x (B, C, h, w) -> (1 + scale) x + shift, with scale and shift (B, C) an MLP of the view (Perez et al., 2018)."""
 
     def __init__(self, channels: int) -> None:
@@ -42,7 +41,7 @@ class Film(nn.Module):
         return x * (1 + scale) + shift
 
 
-class Segmenter(nn.Module):
+class SegmentationHead(nn.Module):
     """Levels of the neck -> logits of the vessel map (B, 1, 8g, 8g).
 
     `angles` (B, 2) in degrees are used unless view.mode is none, `images` (B, 3, R, R) only if head.detail.
@@ -59,7 +58,7 @@ class Segmenter(nn.Module):
         stem = width // 4 if head.detail else 0
         self.stem = nn.Conv2d(3, stem, 3, stride=2, padding=1) if stem else None
         self.fuse = _convolution(sum(shares) + stem, width)
-        self.film = Film(width) if view.mode == "film" else None
+        self.film = FiLM(width) if view.mode == "film" else None
         self.body = nn.Sequential(_convolution(width, width), _convolution(width, width, dilation=4))
         self.out = nn.Conv2d(width, 4, 3, padding=1)
         nn.init.constant_(self.out.bias, math.log(0.05 / 0.95))  # vessels cover about one pixel in twenty

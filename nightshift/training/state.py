@@ -1,4 +1,4 @@
-"""One arm being trained with one seed: its place in the run, a step, the end of an epoch, saving and going on."""
+"""The state of one training: where it is, its checkpoints, one step, and the end of an epoch."""
 
 import math
 import time
@@ -11,54 +11,64 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from nightshift.engine import checkpoints
-from nightshift.engine import distributed as ranks
-from nightshift.model.segmentation import Arm, ArmCases
+from nightshift.config.sections import Train
 from nightshift.console.errors import UserError
-from nightshift.evaluation.measures import THRESHOLDS
 from nightshift.console.progress import say
-from nightshift.config.params import Train
-from nightshift.training.step import add_gradients, at_once, learning_rate_factor, optimiser_of, validate
+from nightshift.data.samples import TrainingCases
+from nightshift.engine import checkpoints, distributed
+from nightshift.model.segmentation import SegmentationModel
+from nightshift.training.step import add_gradients, learning_rate_factor, micro_batch_size, optimiser_of
+from nightshift.training.validation import THRESHOLDS, validate
+
+EPOCH_STRIDE = 10**6  # checkpoints are numbered epoch * EPOCH_STRIDE + batch: more than an epoch has batches
 
 
 @dataclass
-class Place:
-    """Where a run is: `batch` batches of `epoch` are done; losses, curves, best epoch so far, time spent."""
+class Progress:
+    """How far a training is: `batch` batches of `epoch` are done.
+
+    `losses`: summed over the cases of each batch of this epoch; `curves`: a row per finished epoch; `best`: the best
+    epoch so far (epoch, threshold, val_dice); `scaler`: state of float16's gradient scaler; `seconds`: spent, in this
+    process and in earlier ones that were stopped or killed.
+    """
 
     epoch: int
     batch: int
     losses: list[float]
-    curves: list[dict[str, Any]]
+    curves: list[dict[str, float]]
     best: dict[str, Any] | None
     scaler: dict[str, float]
-    seconds: float  # that all this took, in this process and in those before it that were stopped or killed
+    seconds: float
 
 
-class Run:
-    """One arm being trained with one seed, and its checkpoints in `folder`."""
+class TrainingState:
+    """A model being trained with one seed, and its checkpoints in `folder`."""
 
-    def __init__(self, arm: Arm, settings: Train, seed: int, device: torch.device, folder: Path) -> None:
-        self.arm, self.settings, self.seed, self.device, self.folder = arm.to(device), settings, seed, device, folder
-        self.parameters = {name: p for name, p in arm.named_parameters() if p.requires_grad}
-        self.optimiser = optimiser_of(arm, settings)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=arm.precision == "fp16")
-        self.place = Place(1, 0, [], [], None, {}, 0.0)
+    def __init__(
+        self, model: SegmentationModel, settings: Train, seed: int, device: torch.device, folder: Path
+    ) -> None:
+        self.model, self.settings, self.seed = model.to(device), settings, seed
+        self.device, self.folder = device, folder
+        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.optimiser = optimiser_of(model, settings)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=model.precision == "fp16")
+        self.progress = Progress(1, 0, [], [], None, {}, 0.0)
         self.best: dict[str, Tensor] = {}
         self.saved_at = time.monotonic()
 
     def save(self) -> None:
-        """Parameters, optimiser, random state, the best so far, and the place."""
+        """Parameters, optimiser, random state, the best so far, and the progress."""
         tensors = {f"parameter.{name}": p.detach() for name, p in self.parameters.items()}
         tensors |= {f"best.{name}": value for name, value in self.best.items()}
         for i, state in self.optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{i}.{key}": value for key, value in state.items()}
-        for rank, states in enumerate(ranks.of_all(self._random())):
+        for rank, states in enumerate(distributed.of_all(self._random())):
             tensors |= {f"random.{rank}.{i}": state for i, state in enumerate(states)}
-        step = self.place.epoch * 10**6 + self.place.batch
-        self.place.scaler = self.scaler.state_dict()
-        self.place.seconds += time.monotonic() - self.saved_at
-        if ranks.rank() == 0:
-            checkpoints.save(self.folder, step, {k: v.cpu().clone() for k, v in tensors.items()}, vars(self.place))
+        step = self.progress.epoch * EPOCH_STRIDE + self.progress.batch
+        self.progress.scaler = self.scaler.state_dict()
+        self.progress.seconds += time.monotonic() - self.saved_at
+        if distributed.rank() == 0:
+            checkpoints.save(self.folder, step, {k: v.cpu().clone() for k, v in tensors.items()}, vars(self.progress))
         self.saved_at = time.monotonic()
 
     def _random(self) -> list[Tensor]:
@@ -66,14 +76,14 @@ class Run:
         return [torch.get_rng_state(), *cuda]
 
     def resume(self) -> None:
-        """Go on from the last checkpoint, where there is one; rank 0 has it."""
-        found = ranks.of_first(checkpoints.latest(self.folder) if ranks.rank() == 0 else None)
+        """Load the last checkpoint, where there is one; the first process has it."""
+        found = distributed.of_first(checkpoints.latest(self.folder) if distributed.rank() == 0 else None)
         if found is None:
             return
         tensors, values = found
-        self.place = Place(**values)
+        self.progress = Progress(**values)
         if self.scaler.is_enabled():
-            self.scaler.load_state_dict(self.place.scaler)
+            self.scaler.load_state_dict(self.progress.scaler)
         with torch.no_grad():
             for name, p in self.parameters.items():
                 p.copy_(tensors[f"parameter.{name}"])
@@ -85,53 +95,62 @@ class Run:
                 state.setdefault(int(i), {})[key] = value
         groups = self.optimiser.state_dict()["param_groups"]
         self.optimiser.load_state_dict({"state": state, "param_groups": groups})
-        torch.set_rng_state(tensors[f"random.{ranks.rank()}.0"])
+        torch.set_rng_state(tensors[f"random.{distributed.rank()}.0"])
         if self.device.type == "cuda":
-            torch.cuda.set_rng_state(tensors[f"random.{ranks.rank()}.1"], self.device)
-        if ranks.rank() == 0 and self.place.epoch <= self.settings.epochs:
-            say(f"seed {self.seed}: going on in epoch {self.place.epoch}, after {self.place.batch} batches")
+            torch.cuda.set_rng_state(tensors[f"random.{distributed.rank()}.1"], self.device)
+        if distributed.rank() == 0 and self.progress.epoch <= self.settings.epochs:
+            say(f"seed {self.seed}: going on in epoch {self.progress.epoch}, after {self.progress.batch} batches")
 
     def step(
-        self, indices: list[int], step: int, steps: int, cases: ArmCases, asked: Callable[[], list[bool]]
+        self, indices: list[int], step: int, steps: int, cases: TrainingCases, asked: Callable[[], list[bool]]
     ) -> list[bool]:
-        """One batch, this rank's share of it; for each thing that is asked, whether any rank says yes.
+        """Train on one batch, of which this process takes its share.
 
-        Raises UserError naming the cases of the batch when the loss is not finite.
+        Args:
+            indices: cases of the whole batch.
+            step: number of this step, of `steps` in all; they give the learning rate.
+            asked: questions to all processes, asked during the step.
+
+        Returns:
+            For each question, whether any process says yes.
+
+        Raises:
+            UserError: naming the cases of the batch, when the loss is not finite.
         """
         for group in self.optimiser.param_groups:
             group["lr"] = self.settings.learning_rate * learning_rate_factor(step, steps, self.settings.warmup)
         self.optimiser.zero_grad()
-        loss, share = 0.0, indices[ranks.rank() :: ranks.size()]
+        loss, share = 0.0, indices[distributed.rank() :: distributed.size()]
         if share:
             batch = default_collate([cases[i] for i in share])
-            loss = add_gradients(self.arm, batch, self.settings, self.device, len(indices), self.scaler.scale).item()
-        noted = torch.tensor([loss, *asked()], device=self.device)
+            loss = add_gradients(self.model, batch, self.settings, self.device, len(indices), self.scaler.scale).item()
+        summed = torch.tensor([loss, *asked()], device=self.device)
         for p in self.parameters.values():
             p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-        ranks.add_up([noted, *(p.grad for p in self.parameters.values())])
+        distributed.add_up([summed, *(p.grad for p in self.parameters.values())])
         self.scaler.unscale_(self.optimiser)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.clip_norm)
         overflow = self.scaler.is_enabled() and self.scaler.get_scale() >= 1  # float16: it skips the step, scales less
-        if not torch.isfinite(noted[0]) or not (torch.isfinite(norm) or overflow):
+        if not torch.isfinite(summed[0]) or not (torch.isfinite(norm) or overflow):
             names = ", ".join(cases.cases[i % len(cases)].case_id for i in indices)
-            where = f"in epoch {self.place.epoch}, cases {names}"
+            where = f"in epoch {self.progress.epoch}, cases {names}"
             raise UserError(f"the loss is not finite {where}; look at these, or lower train.learning_rate")
         self.scaler.step(self.optimiser)
         self.scaler.update()
-        self.place.losses.append(noted[0].item() * len(indices))
-        self.place.batch += 1
-        return (noted[1:] > 0).tolist()
+        self.progress.losses.append(summed[0].item() * len(indices))
+        self.progress.batch += 1
+        return (summed[1:] > 0).tolist()
 
-    def end_epoch(self, train_cases: ArmCases, val_cases: ArmCases) -> None:
-        """Validate, note the curves, keep the best parameters."""
-        place = self.place
-        val_loss, dice = validate(self.arm, val_cases, at_once(self.settings), self.device)
+    def end_epoch(self, train_cases: TrainingCases, val_cases: TrainingCases) -> None:
+        """Validate, add a row to the curves, keep the best parameters."""
+        progress = self.progress
+        val_loss, dice = validate(self.model, val_cases, micro_batch_size(self.settings), self.device)
         if not math.isfinite(val_loss):
             raise UserError(f"the validation loss is not finite in epoch {place.epoch}; lower train.learning_rate")
         top = int(dice.argmax())
-        row = {"seed": self.seed, "epoch": place.epoch, "train_loss": sum(place.losses) / len(train_cases)}
-        place.curves.append(row | {"val_loss": val_loss, "val_dice": float(dice[top])})
-        if place.best is None or dice[top] > place.best["val_dice"]:
-            place.best = {"epoch": place.epoch, "threshold": THRESHOLDS[top], "val_dice": float(dice[top])}
+        row = {"seed": self.seed, "epoch": progress.epoch, "train_loss": sum(progress.losses) / len(train_cases)}
+        progress.curves.append(row | {"val_loss": val_loss, "val_dice": float(dice[top])})
+        if progress.best is None or dice[top] > progress.best["val_dice"]:
+            progress.best = {"epoch": progress.epoch, "threshold": THRESHOLDS[top], "val_dice": float(dice[top])}
             self.best = {name: p.detach().cpu().clone() for name, p in self.parameters.items()}
-        place.epoch, place.batch, place.losses = place.epoch + 1, 0, []
+        progress.epoch, progress.batch, progress.losses = progress.epoch + 1, 0, []

@@ -1,19 +1,14 @@
-"""One step of training, one look at the validation cases: what both arms, the plan and the benchmarks share."""
+"""One training step: loss, learning rate, optimiser, gradients of a batch."""
 
 import math
 from collections.abc import Callable
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset
 
-from nightshift.engine import distributed as ranks
-from nightshift.model.segmentation import Arm, ArmCases
-from nightshift.data.letterbox import square_to_frame
-from nightshift.evaluation.measures import THRESHOLDS, dice_at_thresholds
-from nightshift.config.params import Train
+from nightshift.config.sections import Train
+from nightshift.model.segmentation import SegmentationModel
 
 
 def loss_of(logits: Tensor, target: Tensor) -> Tensor:
@@ -33,63 +28,47 @@ def learning_rate_factor(step: int, steps: int, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - first) / max(1, steps - first)))
 
 
-def optimiser_of(arm: Arm, settings: Train) -> torch.optim.AdamW:
-    """For the parameters that require gradients."""
-    parameters = [p for p in arm.parameters() if p.requires_grad]
+def optimiser_of(model: SegmentationModel, settings: Train) -> torch.optim.AdamW:
+    """AdamW for the parameters that require gradients."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
     return torch.optim.AdamW(parameters, settings.learning_rate, weight_decay=settings.weight_decay)
 
 
-def at_once(settings: Train) -> int:
-    """Cases per forward."""
+def micro_batch_size(settings: Train) -> int:
+    """Number of cases per forward pass."""
     return settings.batch_size if settings.micro_batch == "all" else min(settings.batch_size, settings.micro_batch)
 
 
 def add_gradients(
-    arm: Arm,
+    model: SegmentationModel,
     batch: dict[str, Tensor],
     settings: Train,
     device: torch.device,
-    of: int | None = None,
+    batch_cases: int | None = None,
     scale: Callable[[Tensor], Tensor] = lambda loss: loss,
 ) -> Tensor:
-    """Forward and backward of a batch, `micro_batch` cases at a time; the mean loss over its cases, a scalar.
+    """Forward and backward of a batch, `micro_batch` cases at a time.
 
-    `of`: cases of the whole batch, where this is one rank's share of it; the shares of all ranks add up to the mean.
-    `scale`: what float16 needs, or its small gradients are zero.
+    Args:
+        batch: tensors as `TrainingCases` has them, collated.
+        batch_cases: number of cases in the whole batch, where `batch` is one process's share of it; the losses of all
+            processes then add up to the mean over the whole batch.
+        scale: gradient scaling for float16, in which small gradients would be zero.
+
+    Returns:
+        The mean loss over the cases, a scalar.
     """
     total, cases = torch.zeros((), device=device), len(batch["index"])
-    for first in range(0, cases, at_once(settings)):
-        part = {key: value[first : first + at_once(settings)] for key, value in batch.items()}
-        loss = loss_of(forward(arm, part, device), part["target"].to(device)) * (len(part["index"]) / (of or cases))
+    for first in range(0, cases, micro_batch_size(settings)):
+        part = {key: value[first : first + micro_batch_size(settings)] for key, value in batch.items()}
+        loss = loss_of(forward(model, part, device), part["target"].to(device)) * (len(part["index"]) / (batch_cases or cases))
         scale(loss).backward()
         total += loss.detach()
     return total
 
 
-def forward(arm: Arm, batch: dict[str, Tensor], device: torch.device) -> Tensor:
-    """Logits (B, 1, R, R) of a batch as `ArmCases` collates it."""
+def forward(model: SegmentationModel, batch: dict[str, Tensor], device: torch.device) -> Tensor:
+    """Logits (B, 1, R, R) of a batch as `TrainingCases` collates it."""
     tokens, angles, images = (batch[key].to(device) if key in batch else None for key in ("tokens", "angles", "images"))
     levels = [batch[key].to(device) for key in sorted(batch) if key.startswith("level.")]
-    return arm(tokens, angles, images, levels or None)
-
-
-def validate(arm: Arm, cases: ArmCases, batch_size: int, device: torch.device) -> tuple[float, np.ndarray]:
-    """Mean loss, and mean Dice over cases at each of THRESHOLDS (17,), at each case's native resolution.
-
-    Every rank looks at its share of the cases.
-    """
-    arm.eval()
-    mine = Subset(cases, range(ranks.rank(), len(cases), ranks.size()))
-    totals = torch.zeros(1 + len(THRESHOLDS), dtype=torch.float64)
-    with torch.no_grad():
-        for batch in DataLoader(mine, batch_size):
-            logits = forward(arm, batch, device)
-            totals[0] += loss_of(logits, batch["target"].to(device)).item() * len(logits)
-            for i, one in zip(batch["index"], logits.sigmoid().cpu(), strict=True):
-                truth = cases.cases[int(i)].mask
-                dice = dice_at_thresholds(square_to_frame(one[0], *truth.shape).numpy(), truth)
-                totals[1:] += torch.from_numpy(np.asarray(dice, dtype=np.float64))
-    totals = totals.to(device)
-    ranks.add_up([totals])
-    totals = totals.cpu().numpy() / len(cases)
-    return float(totals[0]), totals[1:]
+    return model(tokens, angles, images, levels or None)

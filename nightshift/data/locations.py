@@ -1,0 +1,9 @@
+"""Where the stages keep cases, features and models, and the names that their folders and files share."""
+
+from pathlib import Path
+
+PREPARED = Path("data/prepared")
+ENCODED = Path("data/encoded")
+MODELS = Path("models")
+SPLITS = ("train", "val", "test")
+LEVELS = 3  # of the neck's levels, finest first, those that the head uses

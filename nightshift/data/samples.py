@@ -1,0 +1,67 @@
+"""What an arm is trained on: cases with what was kept of their encoding, and mirrored ones."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from nightshift.config.params import ArmSettings
+from nightshift.console.errors import UserError
+from nightshift.data.dataset import Case, Cases
+from nightshift.data.letterbox import frame_to_square, mask_to_square
+from nightshift.data.locations import LEVELS
+from nightshift.data.shards import Shards
+
+
+class TrainingCases(torch.utils.data.Dataset[dict[str, Tensor | int]]):
+    """Per case a dict of `index`, `angles` (2,), `target` (1, R, R), and one of
+
+    `tokens` (g, g, D), `level.0` .. `level.2` or `images` (3, R, R). With n cases, number n + i is case i mirrored:
+    left is right, and LAO is RAO.
+    """
+
+    def __init__(self, cases: Cases, kept: Shards | None, settings: ArmSettings) -> None:
+        self.cases, self.kept, self.settings = cases, kept, settings
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def __getitem__(self, i: int) -> dict[str, Tensor | int]:
+        if i >= len(self.cases) * (2 if self.settings.encode.flips else 1):
+            raise IndexError(i)  # which is also how Python ends an iteration
+        case, resolution = flipped_case(self.cases, i), self.settings.resolution
+        item: dict[str, Tensor | int] = {
+            "index": i,
+            "angles": torch.tensor(angles_of(case, self.settings.view.mode)),
+            "target": mask_to_square(case.mask, resolution),
+        }
+        for name in ("tokens", *(f"level.{number}" for number in range(LEVELS))):
+            if self.kept is not None and f"{name}.{i}" in self.kept.index:
+                item[name] = self.kept[f"{name}.{i}"].float()
+        if self.kept is None or self.settings.head.detail:
+            item["images"] = frame_to_square(case.frame, resolution)
+        return item
+
+
+def angles_of(case: Case, mode: str) -> tuple[float, float]:
+    """The case's angles in degrees, (0, 0) where view.mode is none: they are not used then.
+
+    Raises UserError for a case without angles where they are used.
+    """
+    if mode == "none":
+        return 0.0, 0.0
+    if case.angles is None:
+        raise UserError(
+            f"case '{case.case_id}' has no view angles, and params.yaml says view.mode: {mode}; "
+            "give it angles or set view.mode=none"
+        )
+    return case.angles
+
+
+def flipped_case(cases: Cases, i: int) -> Case:
+    """Case i; from len(cases) on, case i - len(cases) mirrored left to right, its primary angle negated."""
+    case = cases[i % len(cases)]
+    if i < len(cases):
+        return case
+    angles = case.angles and (-case.angles[0], case.angles[1])
+    return replace(case, angles=angles, frame=case.frame[:, ::-1].copy(), mask=case.mask[:, ::-1].copy())
