@@ -1,62 +1,34 @@
-"""Shared by the tests: a checkout of one's own with a very small encoder, and cases made of numbers."""
+"""Fixtures: a checkout of one's own with a very small encoder, and cases made of numbers."""
 
-import csv
 import json
 import shutil
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import yaml
+from helpers.data import source_case, write_manifest, written
+from helpers.models import MINI, SMALL
 from PIL import Image
 
-from nightshift.data import dataset as cases
-from nightshift.backbone import encoder
-from nightshift.model.segmentation import lora
-from nightshift.config import params as settings
-from nightshift.training.trainer import trainer as training
-from nightshift.backbone import pretrained as weights
-from nightshift.model.segmentation import Arm, ArmCases
-from nightshift.engine.device import seed_everything
-from nightshift.feature_cache import encode
-from nightshift.console.errors import UserError
+from nightshift.backbone.pretrained import RECORD
+from nightshift.config import hardware, params
+from nightshift.config.params import ArmSettings
 from nightshift.core.io import write_json
+from nightshift.data.dataset import Cases
 from nightshift.ingest.manifest import COLUMNS
-from nightshift.ingest.record import RawCase
-from nightshift.config.params import Folder, Manifest, Simulated
-from nightshift.data.shards import Shards
-from nightshift.ingest.sources import raw_cases
 
 ROOT = Path(__file__).parents[1]
-CPU = torch.device("cpu")
-MANIFEST = Manifest(kind="manifest", path="set/manifest.csv", split="given")
-FOLDER = Folder(kind="folder", images="images", masks="masks", split="made")
-MINI = {
-    "img_size": 56,
-    "pretrain_img_size": 28,
-    "patch_size": 14,
-    "embed_dim": 32,
-    "depth": 3,
-    "num_heads": 2,
-    "mlp_ratio": 2.0,
-    "drop_path_rate": 0.1,
-    "window_size": 2,
-    "global_blocks": [1, 2],
-    "d_model": 16,
-    "seed": 0,
-}
-SMALL = {
-    "use.encoder": "mini",
-    "head.width": 8,
-    "train.epochs": 2,
-    "train.batch_size": 2,
-    "lora.rank": 2,
-    "lora.blocks": {"last": 2},
-}
+
+
+@pytest.fixture(autouse=True)
+def hardware_is_read_anew() -> Iterator[None]:
+    """hardware.yaml is read once per process, and all tests are one process."""
+    hardware.hardware.cache_clear()
+    yield
+    hardware.hardware.cache_clear()
 
 
 @pytest.fixture
@@ -88,28 +60,21 @@ def change(checkout: Path) -> Callable[..., None]:
 
 
 @pytest.fixture
-def small(checkout: Path, change: Callable[..., None]) -> Callable[..., settings.Settings]:
-    """small({"view.mode": "none"}): settings for the very small encoder, with these keys set, on one CPU thread."""
+def small(checkout: Path, change: Callable[..., None]) -> Callable[..., ArmSettings]:
+    """small({"view.mode": "none"}, "lora"): an arm's settings, very small, with these keys set, on one CPU thread."""
     (checkout / "hardware.yaml").write_text("device: cpu\nthreads: 1\n")
 
-    def read(values: dict[str, Any] | None = None) -> settings.Settings:
+    def read(values: dict[str, Any] | None = None, arm: str = "frozen") -> ArmSettings:
         change(SMALL | (values or {}))
-        return settings.read()
+        return params.read().arm(arm)
 
     return read
-
-
-def write_manifest(rows: list[dict[str, Any]], columns: Sequence[str] = COLUMNS) -> None:
-    with Path("set/manifest.csv").open("w", newline="", encoding="utf-8") as handle:
-        writer = csv.DictWriter(handle, columns, extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 @pytest.fixture
 def manifest(checkout: Path) -> list[dict[str, Any]]:
     """Two cases of 6 x 9 and 8 x 7 pixels in set/, a cine of three frames each; the rows of the manifest."""
-    found = []
+    rows = []
     for n, size in enumerate([(6, 9), (8, 7)]):
         folder = Path("set") / f"p{n}"
         folder.mkdir(parents=True)
@@ -120,9 +85,9 @@ def manifest(checkout: Path) -> list[dict[str, Any]]:
         angles = {"view_angles": {"primary_angle": -30.5 + n, "secondary_angle": 180}}
         (folder / "contours.json").write_text(json.dumps(angles))
         values = (f"p{n}", f"c{n}", f"p{n}/cine.npy", n + 1, f"p{n}/mask.npy", f"p{n}/contours.json", "train")
-        found.append(dict(zip(COLUMNS, values, strict=True)))
-    write_manifest(found)
-    return found
+        rows.append(dict(zip(COLUMNS, values, strict=True)))
+    write_manifest(rows)
+    return rows
 
 
 @pytest.fixture
@@ -136,63 +101,10 @@ def pictures(checkout: Path) -> None:
         Image.fromarray(np.uint8(255 * (np.indices(size)[1] < 5))).save(f"masks/{name}.png")
 
 
-def fails(match: str, source: Folder | Manifest | Simulated = MANIFEST) -> None:
-    """Listing or reading the source raises a UserError of one line with these words."""
-    with pytest.raises(UserError) as caught:
-        [case.read() for case in raw_cases(source)]
-    assert match in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-def raw_case(number: int, patient: str = "", split: str = "", **values: Any) -> RawCase:
-    """A frame of 60 x (40 + number) pixels with a bright bar, which the mask marks; angles from the number."""
-    random = np.random.default_rng(number)
-    frame = random.integers(0, 100, (60, 40 + number), dtype=np.uint8)
-    mask = np.zeros_like(frame)
-    mask[:, 5 + number : 12 + number] = 1
-    angles = values.get("angles", (float(7 * number), -10.0))
-    return RawCase(f"case-{number}", patient, angles, split, (), lambda: (frame + 100 * mask, mask))
-
-
-def written(folder: Path, raw: list[RawCase]) -> cases.Cases:
-    cases.write_cases(folder, raw, iter)
-    return cases.Cases(folder)
-
-
 @pytest.fixture
-def prepared(checkout: Path) -> dict[str, cases.Cases]:
+def prepared(checkout: Path) -> dict[str, Cases]:
     """data/prepared: five train, two val and two test cases of different sizes."""
-    write_json(weights.RECORD, {"path": "random"})
+    write_json(RECORD, {"path": "random"})
     numbers = {"train": range(5), "val": (5, 6), "test": (7, 8)}
     folder = checkout / "data/prepared"
-    return {name: written(folder / name, [raw_case(i, f"p{i}") for i in some]) for name, some in numbers.items()}
-
-
-def new_arm(settings, start=1, adapt=False, seed=0) -> Arm:
-    seed_everything(seed)
-    arm = Arm(encoder.build(settings.preset), start, settings)
-    if adapt:
-        lora.add_adapters(arm.neck.trunk, settings.lora)
-    return arm
-
-
-def tokens_of(settings, cases, end, folder) -> Shards:
-    encode(encoder.build(settings.preset), cases, len(cases) if end else 0, end, "trunk", settings, folder)
-    return Shards(folder, "pt")
-
-
-def trained_arm(
-    settings, prepared, adapt=False, seed=0, tokens=None, kind=ArmCases
-) -> tuple[Arm, training.Trained, ArmCases]:
-    arm = new_arm(settings, adapt=adapt, seed=seed)
-    own = settings.train_for("lora" if adapt else "frozen")
-    parts = [kind(prepared["train"], tokens, settings), ArmCases(prepared["val"], None, settings)]
-    return (
-        arm,
-        training.train(arm, *parts, own, seed, CPU, Path(tempfile.mkdtemp(dir=".")), "lora" if adapt else "frozen"),
-        parts[0],
-    )
-
-
-def batch(count=2, side=56) -> torch.Tensor:
-    return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    return {name: written(folder / name, [source_case(i, f"p{i}") for i in some]) for name, some in numbers.items()}

@@ -1,0 +1,83 @@
+"""Very small models, and trainings of them, for tests."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nightshift.arms.lora import AdaptedModel
+from nightshift.backbone import encoder
+from nightshift.config.params import ArmSettings
+from nightshift.core.records import Prefix
+from nightshift.data.dataset import Cases
+from nightshift.data.samples import TrainingCases
+from nightshift.data.shards import Shards
+from nightshift.engine.device import seed_everything
+from nightshift.feature_cache import encode_cases
+from nightshift.model.segmentation import SegmentationModel
+from nightshift.training import trainer
+
+CPU = torch.device("cpu")
+MINI = {
+    "img_size": 56,
+    "pretrain_img_size": 28,
+    "patch_size": 14,
+    "embed_dim": 32,
+    "depth": 3,
+    "num_heads": 2,
+    "mlp_ratio": 2.0,
+    "drop_path_rate": 0.1,
+    "window_size": 2,
+    "global_blocks": [1, 2],
+    "d_model": 16,
+    "seed": 0,
+}
+SMALL = {
+    "use.encoder": "mini",
+    "head.width": 8,
+    "train.epochs": 2,
+    "train.batch_size": 2,
+    "arms.lora.rank": 2,
+    "arms.lora.blocks": {"last": 2},
+}
+
+
+def new_model(settings: ArmSettings, start: int = 1, seed: int = 0) -> SegmentationModel:
+    """A model of the arm's kind that starts at block `start`, on random weights."""
+    seed_everything(seed)
+    kind = AdaptedModel if settings.arm.kind == "lora" else SegmentationModel
+    return kind(encoder.build(settings.preset), start, settings)
+
+
+def tokens_of(settings: ArmSettings, cases: Cases, blocks: int, folder: Path) -> Shards:
+    """The tokens after `blocks` blocks of all cases, kept in `folder`."""
+    count = len(cases) if blocks else 0
+    encode_cases(encoder.build(settings.preset), cases, count, Prefix(blocks=blocks), settings, folder)
+    return Shards(folder, "pt")
+
+
+def trained_model(
+    settings: ArmSettings,
+    prepared: dict[str, Cases],
+    seed: int = 0,
+    tokens: Shards | None = None,
+    cases: type[TrainingCases] = TrainingCases,
+) -> tuple[SegmentationModel, trainer.Trained, TrainingCases]:
+    """A model trained on the prepared cases, what training chose, and its training cases."""
+    model = new_model(settings, seed=seed)
+    parts = cases(prepared["train"], tokens, settings), TrainingCases(prepared["val"], None, settings)
+    folder = Path(tempfile.mkdtemp(dir="."))
+    return model, trainer.train(model, *parts, settings.train, seed, CPU, folder, settings.name), parts[0]
+
+
+def batch(count: int = 2, side: int = 56) -> torch.Tensor:
+    """Images (count, 3, side, side) from -1 to 1, always the same."""
+    return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def changed(settings: ArmSettings, **sections: dict[str, Any]) -> ArmSettings:
+    """The settings with keys of sections changed: `changed(settings, train={"epochs": 3})`."""
+    return settings.model_copy(
+        update={name: getattr(settings, name).model_copy(update=values) for name, values in sections.items()}
+    )
