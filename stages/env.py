@@ -1,25 +1,21 @@
-"""Installed versions -> reports/env.json. Always runs, in a moment: packages are no dependency by themselves."""
+"""Installed versions, and the settings that each stage reads -> reports/env.json, reports/settings.
+
+Always runs, in half a second: neither packages nor settings that were resolved are a dependency by themselves. Settings
+are checked as a whole here, before any other stage starts.
+"""
 
 import platform
-from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
-from nightshift.console.errors import UserError, run
-from nightshift.core.io import write_json
-
-PACKAGES = (
-    "torch", "sam3", "peft", "numpy", "scipy", "scikit-image", "monai", "safetensors", "pillow", "matplotlib",
-    "pydicom", "pycocotools",
-)  # fmt: skip
+from nightshift.config import params, resolved
+from nightshift.console.errors import run
 
 
 def main() -> None:
-    versions = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            raise UserError(f"{package} is not installed; run: python -m pip install -r requirements.txt") from None
-    write_json("reports/env.json", versions)
+    settings = params.read()
+    versions = {"python": platform.python_version()} | resolved.versions(*resolved.ALL)
+    resolved.write_if_changed(Path("reports/env.json"), versions)
+    resolved.write_all(settings)
 
 
 if __name__ == "__main__":

@@ -1,77 +1,92 @@
 """A pydantic error as one clause for the user: the key with its section, what was given, what is valid."""
 
 from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
 from nightshift.console.errors import nearest
 
+UNNAMED = "source"  # the field that holds a whole preset of conf/data: no key of that file
+MAPPINGS = {"dict_type", "model_type", "model_attributes_type"}  # what pydantic calls a value that has no keys
 
-def explain(error: dict[str, Any], model: type[BaseModel]) -> str:
-    """One clause for one entry of `ValidationError.errors()` of `model`, such as `train.epochs: expected ...`."""
-    place, field, kind, last = _walk(error["loc"], model)
-    key = ".".join(place)
-    if error["type"] == "union_tag_invalid":
-        known = [tag.strip("' ") for tag in error["ctx"]["expected_tags"].split(",")]
-        return f"{_join(key, 'kind')}: no kind '{error['ctx']['tag']}'; {nearest(error['ctx']['tag'], known)}"
-    if error["type"] == "union_tag_not_found":
-        return f"key '{_join(key, 'kind')}' is missing"
-    whole = len(place) == len(error["loc"]) or kind is None
-    if field is not None and field.description and not (error["type"] == "missing" and whole):
-        return f"{key}: expected {field.description}"
-    if error["type"] == "extra_forbidden":
-        hint = nearest(str(last), list(kind.model_fields) if kind else [])
-        return f"unknown key '{_join(key, str(last))}'; {hint}"
-    if error["type"] == "missing":
+
+def explain(error: ErrorDetails, model: type[BaseModel]) -> str:
+    """One clause, such as `train.epochs: Input should be a valid integer, got 'many'`.
+
+    Args:
+        error: an entry of `ValidationError.errors()`.
+        model: the model that was to be validated.
+    """
+    found = _locate(error["loc"], model)
+    kind, key, given = error["type"], ".".join(found.keys), f"got {error['input']!r:.60}"
+    if kind == "union_tag_invalid":
+        tag = error["ctx"]["tag"]
+        return f"{_join(key, 'kind')}: no kind '{tag}'; {nearest(tag, map(_tag, found.models))}"
+    if kind == "union_tag_not_found":
+        return f"key '{_join(key, 'kind')}' is missing; valid: {', '.join(map(_tag, found.models))}"
+    if found.description and not (kind == "missing" and found.rest == ()):
+        return f"{key}: expected {found.description}"
+    if kind == "extra_forbidden":
+        name = str(error["loc"][-1])
+        return f"unknown key '{_join(key, name)}'; {nearest(name, found.models[0].model_fields)}"
+    if kind == "missing":
         return f"key '{key}' is missing"
-    if error["type"] == "value_error":
+    if kind == "value_error":
         return str(error["ctx"]["error"])
-    return f"{key or 'the file'}: {error['msg']}, got {error['input']!r:.60}"
+    if kind in MAPPINGS:
+        return f"{key or 'the file'}: expected keys and values, {given}"
+    if found.rest == ("[key]",):
+        return f"{'.'.join(found.keys[:-1])}: expected text for a name, {given}"
+    return f"{key or 'the file'}: {error['msg']}, {given}"
 
 
-def _walk(loc: tuple[Any, ...], model: type[BaseModel]) -> tuple[list[str], Any, type[BaseModel] | None, Any]:
-    """Names down to where the error is, its field, the model that an unknown name was looked for in, the last name."""
-    place: list[str] = []
-    field, kind, here = None, model, model
-    for name in loc:
-        models, values = _inside(here)
-        if tagged := next((one for one in models if len(models) > 1 and _tag(one) == name), None):
-            here = kind = tagged  # a discriminated union: the tag is no key of the file
-        elif values is not None:
-            place.append(str(name))
-            here = values
-        elif models and name in models[0].model_fields:
-            kind, field = models[0], models[0].model_fields[name]
-            if name not in ("source",):
-                place.append(str(name))
-            here = field.annotation
+class _Place(NamedTuple):
+    """Where an error is."""
+
+    keys: list[str]  # as the file has them, down to the last one that a model or a mapping has
+    models: list[type[BaseModel]]  # those that the value there may be
+    description: str | None  # of the field there
+    rest: tuple[int | str, ...]  # of pydantic's location, what is further down: an unknown key, an item, a union's part
+
+
+def _locate(location: tuple[int | str, ...], model: type[BaseModel]) -> _Place:
+    keys: list[str] = []
+    field: FieldInfo | None = None
+    annotation: Any = model
+    for depth, name in enumerate(location):
+        models = _models(annotation)
+        if get_origin(annotation) is dict and _models(get_args(annotation)[1]):
+            annotation = get_args(annotation)[1]
+            keys.append(str(name))
+        elif len(models) > 1 and name in (tags := {_tag(one): one for one in models}):
+            annotation = tags[str(name)]  # a union's tag is the value of `kind`, no key
+        elif len(models) == 1 and name in models[0].model_fields:
+            field = models[0].model_fields[str(name)]
+            annotation = field.annotation
+            if name != UNNAMED:
+                keys.append(str(name))
         else:
-            kind = models[0] if models else kind
-            break
-    else:
-        models, _ = _inside(here)
-        kind = models[0] if models else kind
-    return place, field, kind, loc[-1] if loc else ""
+            return _Place(keys, models, field and field.description, location[depth:])
+    return _Place(keys, _models(annotation), field and field.description, ())
 
 
-def _inside(annotation: Any) -> tuple[list[type[BaseModel]], Any]:
-    """The models that a value of this type may be, and the type of a mapping's values (None: no mapping of models)."""
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """The models that a value of this type may be."""
     if get_origin(annotation) is Annotated:
-        return _inside(get_args(annotation)[0])
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation], None
+        return _models(get_args(annotation)[0])
     if get_origin(annotation) in (Union, UnionType):
-        return [one for part in get_args(annotation) for one in _inside(part)[0]], None
-    if get_origin(annotation) is dict and _inside(get_args(annotation)[1])[0]:
-        return [], get_args(annotation)[1]
-    return [], None
+        return [one for part in get_args(annotation) for one in _models(part)]
+    return [annotation] if isinstance(annotation, type) and issubclass(annotation, BaseModel) else []
 
 
-def _tag(model: type[BaseModel]) -> str | None:
+def _tag(model: type[BaseModel]) -> str:
+    """The value of `kind` that stands for this model; empty where it has no such field."""
     kind = model.model_fields.get("kind")
-    return get_args(kind.annotation)[0] if kind and get_args(kind.annotation) else None
+    return str(get_args(kind.annotation)[0]) if kind else ""
 
 
-def _join(key: str, name: str) -> str:
-    return f"{key}.{name}" if key else name
+def _join(*names: str) -> str:
+    return ".".join(name for name in names if name)

@@ -1,4 +1,4 @@
-"""hardware.yaml: where a run is computed. Never a reason to rerun: no stage depends on it."""
+"""hardware.yaml: where a run is computed. No stage depends on it, so that an edit never makes one run again."""
 
 from functools import cache
 from typing import Annotated, Literal
@@ -7,19 +7,25 @@ from pydantic import AfterValidator, Field
 
 from nightshift.config.params import read_as
 from nightshift.config.presets import Positive, Section
-from nightshift.config.project import root
+from nightshift.core.project import root
 
 
 def _distinct(numbers: list[int]) -> list[int]:
+    """The same numbers. Raises ValueError where one is given twice."""
     if len(set(numbers)) < len(numbers):
         raise ValueError("not distinct")
     return numbers
 
 
 class Hardware(Section):
-    """None of this may change a result; threads and processes do in the last bits.
+    """None of this may change a result, but for `threads` and `processes`: these do in the last bits.
 
-    `devices`, `busy`: see nightshift/jobs/gpu_lock.py. `checkpoint_minutes`: within an epoch.
+    Attributes:
+        device: `auto` is CUDA where torch sees a GPU.
+        devices, busy: see nightshift/jobs/gpu_lock.py.
+        threads: of torch on the CPU, in each process.
+        processes: that share one run on this machine; see nightshift/jobs/launch.py.
+        checkpoint_minutes: time between two checkpoints within an epoch.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -36,8 +42,10 @@ class Hardware(Section):
 def hardware() -> Hardware:
     """hardware.yaml of the main checkout (a queued run has no ignored files), or the defaults where there is none.
 
-    Read once per process: an edit changes what starts afterwards, never a run that is going.
-    Raises UserError for an unknown key or a value of another type.
+    It is read once per process: an edit changes what starts afterwards, never a stage that is running.
+
+    Raises:
+        UserError: an unknown key, or a value of another type.
     """
     path = root() / "hardware.yaml"
     return read_as(Hardware, path) if path.exists() else Hardware()

@@ -1,39 +1,44 @@
 """The settings of each kind of arm: a section of `arms` in params.yaml. What a kind does is in nightshift/arms/KIND.py.
 
-Defaults are no hidden dependency: stages read resolved settings (nightshift/config/resolved.py), which have them in.
+Stages depend on resolved settings (nightshift/config/resolved.py), which contain the defaults given here: another
+default reruns them as another value in params.yaml does.
 """
 
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_type_hints
 
 from pydantic import Field, create_model
 
 from nightshift.config.presets import Encoder, Fraction, Positive, Rate, Section
 from nightshift.config.sections import Train
 
+Layer = Literal["attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"]
 _TRAIN = get_type_hints(Train, include_extras=True)
 _OPTIONAL: dict[str, Any] = {
     name: (_TRAIN[name] | None, Field(default=None, description=field.description))
     for name, field in Train.model_fields.items()
 }
-# Any key of `train`, for one arm alone; None where the arm takes what `train` says.
+# Any key of `train`, for one arm alone; None where the value of `train` holds.
 Overrides = create_model("Overrides", __base__=Section, **_OPTIONAL)
 
 
 class Arm(Overrides):  # type: ignore[valid-type, misc]
-    """What every arm has."""
+    """What every kind has."""
 
+    packages: ClassVar[tuple[str, ...]] = ()  # that it needs beside those of the encoder
     kind: str
 
     def check(self, preset: Encoder) -> None:
-        """Raises ValueError, beginning with the key, for settings that do not fit the encoder."""
+        """Raises ValueError, a message that begins with the key, for settings that do not fit the encoder."""
 
     def own(self) -> dict[str, Any]:
         """The settings of the kind, without the keys of `train`."""
-        return self.model_dump(exclude=set(Train.model_fields))
+        own: dict[str, Any] = self.model_dump(exclude=set(Train.model_fields))
+        return own
 
     def overrides(self) -> dict[str, Any]:
         """The keys of `train` that this arm has for itself."""
-        return self.model_dump(include=set(Train.model_fields), exclude_none=True)
+        given: dict[str, Any] = self.model_dump(include=set(Train.model_fields), exclude_none=True)
+        return given
 
 
 class Frozen(Arm):
@@ -46,16 +51,12 @@ class Frozen(Arm):
 class Lora(Arm):
     """Low-rank adapters. `targets`: Linear layers of a block; `blocks`: those that are adapted."""
 
+    packages = ("peft",)
     kind: Literal["lora"]
     rank: Positive = 8
     alpha: Rate = 16.0
     dropout: Fraction = 0.0
-    targets: Annotated[list[Literal["attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"]], Field(min_length=1)] = [
-        "attn.qkv",
-        "attn.proj",
-        "mlp.fc1",
-        "mlp.fc2",
-    ]
+    targets: Annotated[list[Layer], Field(min_length=1)] = Field(default_factory=lambda: list(get_args(Layer)))
     blocks: (
         Literal["all"]
         | Annotated[dict[Literal["last"], Positive], Field(min_length=1)]
@@ -67,7 +68,11 @@ class Lora(Arm):
         self.adapted_blocks(preset.depth)
 
     def adapted_blocks(self, depth: int) -> list[int]:
-        """Indices of the blocks that get an adapter. Raises ValueError for one that a trunk of `depth` has not."""
+        """Numbers of the blocks that get an adapter, ascending. Raises ValueError where a trunk has no such block.
+
+        Args:
+            depth: blocks of the trunk.
+        """
         if self.blocks == "all":
             return list(range(depth))
         blocks = list(range(depth - self.blocks["last"], depth)) if isinstance(self.blocks, dict) else self.blocks

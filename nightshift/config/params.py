@@ -6,7 +6,7 @@ A preset says what a thing *is* (presets.py), params.yaml what we *do* with it (
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Self, TypeVar
 
 from pydantic import BaseModel, ValidationError, model_validator
 
@@ -18,11 +18,12 @@ from nightshift.config.yaml_io import read_yaml
 from nightshift.console.errors import UserError, nearest
 
 PARAMS = Path("params.yaml")
-ARM_NAME = re.compile(r"[A-Za-z0-9_-]+")
+ARM_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")  # used as a folder's name and as an argument of a command
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class EncoderSettings(Section):
-    """What the output of the encoder follows from: which encoder (`preset`) and how it is used."""
+    """What the output of the encoder depends on: which encoder (`preset`) and how it is used."""
 
     encoder: EncoderUse
     preset: Encoder
@@ -50,7 +51,7 @@ class EncoderSettings(Section):
 
 
 class ArmSettings(EncoderSettings):
-    """All that one arm follows from: `train` with the arm's own keys in it, `arm` without them."""
+    """All that one arm depends on: `train` with the arm's own keys in it, `arm` without them."""
 
     name: str
     use: Use
@@ -62,7 +63,7 @@ class ArmSettings(EncoderSettings):
 
 
 class DataSettings(Section):
-    """All that the prepared cases follow from: the data preset `name`, and how it is split."""
+    """All that the prepared cases depend on: the data preset `name`, and how it is split."""
 
     name: str
     source: AnyData
@@ -91,7 +92,7 @@ class Params(Section):
         folders: dict[str, str] = {}
         for name in self.arms:
             if not ARM_NAME.fullmatch(name):
-                raise ValueError(f"arms: name '{name}': expected letters, digits, - and _ only")
+                raise ValueError(f"arms: name '{name}': expected letters, digits, _ and -, which is not the first")
             other = folders.setdefault(name.casefold(), name)
             if other != name:
                 raise ValueError(f"arms: '{other}' and '{name}' are one folder on Windows; rename one")
@@ -108,7 +109,7 @@ class Settings(Params, EncoderSettings):
 
     @property
     def data(self) -> DataSettings:
-        """What the prepared cases follow from."""
+        """What the prepared cases depend on."""
         return DataSettings(name=self.use.data, source=self.source, prepare=self.prepare, view=self.view)
 
     def arm(self, name: str) -> ArmSettings:
@@ -147,8 +148,8 @@ def read(changes: Sequence[str] = (), *, folder: Path = Path()) -> Settings:
         folder: another place than the current folder, such as the files of an older revision.
 
     Raises:
-        UserError: a file missing or not YAML, a key unknown or missing, a value of another type or that does not fit
-            the others; with the nearest right one.
+        UserError: a file is missing or not YAML, a key is unknown or missing, a value is of another type or does not
+            fit the others. The message has the nearest right one.
     """
     params = read_as(Params, folder / PARAMS, changes)
     preset = read_preset("encoder", params.use.encoder, Encoder, folder)
@@ -159,8 +160,18 @@ def read(changes: Sequence[str] = (), *, folder: Path = Path()) -> Settings:
         raise UserError(f"{PARAMS}: {explain(error.errors()[0], Settings)}") from None
 
 
-def read_preset(group: str, name: str, model: type[BaseModel], folder: Path = Path()) -> Any:
-    """Read conf/GROUP/NAME.yaml as `model`. Raises UserError as `read` does, and for an unknown preset."""
+def read_preset(group: str, name: str, model: type[Model], folder: Path = Path()) -> Model:
+    """Read conf/GROUP/NAME.yaml.
+
+    Args:
+        group: `encoder` or `data`.
+        name: of the preset.
+        model: `Encoder` or `DataFile`.
+        folder: as for `read`.
+
+    Raises:
+        UserError: as `read` does, and for an unknown preset.
+    """
     presets = folder / "conf" / group
     known = sorted(p.stem for p in presets.glob("*.yaml"))
     if name not in known:
@@ -168,11 +179,11 @@ def read_preset(group: str, name: str, model: type[BaseModel], folder: Path = Pa
     return read_as(model, presets / f"{name}.yaml")
 
 
-def read_as(model: type[BaseModel], path: Path, changes: Sequence[str] = ()) -> Any:
-    """Read a YAML or JSON file as `model`. Raises UserError as `read` does."""
+def read_as(model: type[Model], path: Path, changes: Sequence[str] = ()) -> Model:
+    """Read a YAML or JSON file as `model`. Arguments and errors as for `read`."""
     values = read_yaml(path, changes)
     try:
         return model.model_validate({"source": values} if model is DataFile else values)
     except ValidationError as error:
-        clauses = dict.fromkeys(explain(e, model) for e in error.errors())  # type: ignore[arg-type]
+        clauses = dict.fromkeys(explain(entry, model) for entry in error.errors())
         raise UserError(f"{path}: " + "; ".join(list(clauses)[:3])) from None

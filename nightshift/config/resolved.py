@@ -3,14 +3,16 @@
     reports/settings/{synthesize,inventory,prepare,probe,compare}.json
     reports/settings/arms/ARM/{probe,encode,train,evaluate}.json
 
-The stage `env` writes all of them at every `dvc repro`, and a stage of DVC depends on its own file. So it reruns when
-something that it reads has another value, wherever that comes from (params.yaml, -S, a preset, a default in the code,
-another version of torch), and not when something changes that it ignores. Stages read nothing else of params.yaml.
+The stage `env` writes all of them at every `dvc repro`, and a stage of DVC depends on its own file. So it runs again
+when something that it reads has another value, wherever that comes from (params.yaml, -S, a preset, a default in the
+code, another version of torch), and not when something changes that it does not read. Stages do not read params.yaml.
 """
 
+import json
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -18,22 +20,39 @@ from nightshift.config.explain import explain
 from nightshift.config.params import Settings
 from nightshift.config.presets import Simulated
 from nightshift.console.errors import UserError
-from nightshift.core.io import read_json, replacing, write_json
+from nightshift.core.io import read_json, remove, write_text
 
 FOLDER = Path("reports/settings")
 DATA = ("numpy", "pillow", "scikit-image", "scipy", "pydicom", "pycocotools")
 ENCODER = ("torch", "sam3")
 MEASURES = ("scikit-image", "monai")
-KINDS: dict[str, tuple[str, ...]] = {"frozen": (), "lora": ("peft",)}  # what a kind needs beside the encoder
 ALL = ("torch", "sam3", "peft", "numpy", "scipy", "scikit-image", "monai", "safetensors", "pillow", "matplotlib",
        "pandas", "pydicom", "pycocotools")  # fmt: skip
+Model = TypeVar("Model", bound=BaseModel)
 
 
 def write_all(settings: Settings) -> None:
-    """Every file of FOLDER, as a whole: those of an arm that was taken out go. Raises UserError as `versions` does."""
-    with replacing(FOLDER) as folder:
-        for name, content in contents(settings).items():
-            write_json(folder / f"{name}.json", content)
+    """Write every file of FOLDER, and remove what is no longer one of them, such as those of an arm that was taken out.
+
+    A file whose content would be the same is left alone: DVC need not hash it again.
+
+    Raises:
+        UserError: as `versions` does.
+    """
+    files = {FOLDER / f"{name}.json": content for name, content in contents(settings).items()}
+    for path, content in files.items():
+        write_if_changed(path, content)
+    folders = {folder for path in files for folder in path.parents}
+    for path in list(FOLDER.rglob("*")):
+        if path not in files and path not in folders:
+            remove(path)
+
+
+def write_if_changed(path: Path, value: dict[str, Any]) -> None:
+    """Write `value` as indented JSON, where the file does not have the same text already."""
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    if not path.is_file() or path.read_bytes() != text.encode():
+        write_text(path, text)
 
 
 def contents(settings: Settings) -> dict[str, dict[str, Any]]:
@@ -41,47 +60,55 @@ def contents(settings: Settings) -> dict[str, dict[str, Any]]:
     data = settings.data
     simulated = data.source.model_dump() if isinstance(data.source, Simulated) else None
     inventory = data.model_dump(include={"name", "source"}) | {"weights": settings.encoder.weights}
-    found = {
-        "synthesize": _file({"name": data.name, "simulated": simulated}, "numpy", "scipy"),
-        "inventory": _file(inventory),
-        "prepare": _file(data.model_dump(), *DATA),
-        "probe": _file(settings.probe.model_dump(), *ENCODER, "peft"),
-        "compare": _file(settings.model_dump()),
+    by_name = {
+        "synthesize": _content({"name": data.name, "simulated": simulated}, "numpy", "scipy"),
+        "inventory": _content(inventory),
+        "prepare": _content(data.model_dump(), *DATA),
+        "probe": _content(settings.probe.model_dump(), *ENCODER, "peft"),
+        "compare": _content(settings.model_dump()),
     }
     for name in settings.arms:
         arm = settings.arm(name)
         encoder = arm.model_dump(include={"encoder", "preset"})
-        own = {"name": name, "arm": arm.arm.own()}
-        packages = (*ENCODER, *KINDS[arm.arm.kind])
-        found |= {
-            f"arms/{name}/probe": _file(encoder | own, *packages),
-            f"arms/{name}/encode": _file(encoder | {"encode": arm.encode.model_dump()}, *ENCODER),
-            f"arms/{name}/train": _file(arm.model_dump(), *packages),
-            f"arms/{name}/evaluate": _file({}, *packages, *MEASURES),
+        packages = (*ENCODER, *arm.arm.packages)
+        by_name |= {
+            f"arms/{name}/probe": _content(encoder | {"name": name, "arm": arm.arm.own()}, *packages),
+            f"arms/{name}/encode": _content(encoder | {"encode": arm.encode.model_dump()}, *ENCODER),
+            f"arms/{name}/train": _content(arm.model_dump(), *packages),
+            f"arms/{name}/evaluate": _content({}, *packages, *MEASURES),
         }
-    return found
+    return by_name
 
 
-def read(name: str, model: type[BaseModel]) -> Any:
-    """The settings in FOLDER/NAME.json as `model`. Raises UserError where the stage `env` did not write it."""
+def read(name: str, model: type[Model]) -> Model:
+    """The settings in FOLDER/NAME.json.
+
+    Args:
+        name: `prepare`, `arms/lora/train`, ...
+        model: what the settings are read as.
+
+    Raises:
+        UserError: the stage `env` did not write the file, or wrote it with other code.
+    """
     path = FOLDER / f"{name}.json"
     try:
         return model.model_validate(read_json(path)["settings"])
     except ValidationError as error:
-        clause = explain(error.errors()[0], model)  # type: ignore[arg-type]
-        raise UserError(f"{path}: {clause}; `dvc repro` makes it anew") from None
+        raise UserError(f"{path}: {explain(error.errors()[0], model)}; `dvc repro` makes it anew") from None
 
 
 def versions(*packages: str) -> dict[str, str]:
     """Installed versions by package. Raises UserError for one that is not installed."""
-    found = {}
-    for package in packages:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            raise UserError(f"{package} is not installed; run: python -m pip install -r requirements.txt") from None
-    return found
+    return {package: _version(package) for package in packages}
 
 
-def _file(settings: dict[str, Any], *packages: str) -> dict[str, Any]:
+@cache
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        raise UserError(f"{package} is not installed; run: python -m pip install -r requirements.txt") from None
+
+
+def _content(settings: dict[str, Any], *packages: str) -> dict[str, Any]:
     return {"settings": settings, "versions": versions(*packages)}

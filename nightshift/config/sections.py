@@ -17,9 +17,11 @@ class Use(Section):
 class EncoderUse(Section):
     """How the encoder is used.
 
-    `resolution`: side, in pixels, of the square that a frame is brought to; `native`: the preset's img_size.
-    `rope`: `repaired` makes real position tables for that resolution; `as_shipped` leaves them as SAM 3 has them.
-    `weights`: see nightshift/backbone/pretrained.py. `precision`: of the products; position tables are float32.
+    Attributes:
+        resolution: side, in pixels, of the square that a frame is resized to; `native` is the preset's img_size.
+        rope: `repaired` makes real position tables for that resolution, `as_shipped` leaves them as SAM 3 has them.
+        weights: see nightshift/backbone/pretrained.py.
+        precision: of matrix products; position tables are always float32.
     """
 
     resolution: Positive | Literal["native"] = Field(description="a number of pixels, or native")
@@ -29,7 +31,7 @@ class EncoderUse(Section):
 
 
 class Probe(Section):
-    """`resolutions`: sides in pixels, asked of the full-size encoder; `ddp`: also two real processes (10 s)."""
+    """`resolutions`: sides in pixels that the full-size encoder is run with; `ddp`: also in two processes (10 s)."""
 
     resolutions: list[Annotated[int, Field(ge=14)]]
     ddp: bool
@@ -38,9 +40,11 @@ class Probe(Section):
 class Prepare(Section):
     """How a data set is split, and what to do with its problems.
 
-    `val`, `test`: fractions of patients (cases where there are no patients) for a `made` split, drawn by `seed`.
-    `on_problem`: end with a list of all problems, or leave these cases out and say so in the report.
-    `group_similar`: keep cases without a patient id together whose frames look alike (frames of one cine).
+    Attributes:
+        val, test: fractions of the patients (of cases where there are no patients) where the split is `made`.
+        seed: of that split.
+        on_problem: `stop` ends with a list of all problems, `skip` leaves these cases out and says so in the report.
+        group_similar: keep cases without a patient id in one part whose frames look alike (frames of one cine).
     """
 
     val: Fraction
@@ -85,8 +89,10 @@ class Train(Section):
 class Compare(Section):
     """How arms are compared.
 
-    `reference`: the arm that the others are measured against. `level`: of significance; a verdict is undecided unless
-    p is below it, and p never falls below 1/10,000. `margin`: Dice that a cheaper arm may lose and still be recommended.
+    Attributes:
+        reference: the arm that the others are measured against.
+        level: of significance. A verdict is undecided unless p is below it, and p never falls below 1/10,000.
+        margin: Dice that a cheaper arm may lose against the best one and still be recommended.
     """
 
     reference: str

@@ -1,16 +1,23 @@
 """YAML files as DVC writes and reads them, with changes as `dvc exp run -S` takes them."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from nightshift.console.errors import UserError, nearest
 
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
 
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # in C, where there is one: dvc.lock has 2000 lines
+    _SafeLoader = yaml.SafeLoader
+else:
+    _SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C, where there is one: dvc.lock has 2000 lines
+
+
+class _Loader(_SafeLoader):
     """YAML 1.2 floats: DVC writes `-S train.learning_rate=0.00001` as 1e-05, which YAML 1.1 takes for text."""
 
 
@@ -20,9 +27,15 @@ _Loader.add_implicit_resolver(
 
 
 def read_yaml(path: Path, changes: Sequence[str] = ()) -> dict[str, Any]:
-    """The mapping that the file holds, with each `SECTION.KEY=VALUE` of `changes` set in it.
+    """The mapping in a YAML file.
 
-    Raises UserError: no such file, no YAML, no mapping, or a change of a section that it does not have.
+    Args:
+        path: the file.
+        changes: to be made in it, as `dvc exp run -S` takes them: `train.epochs=4`, `+arms.wide={kind: lora}`,
+            `~arms.wide`.
+
+    Raises:
+        UserError: no such file, no YAML, no mapping, or a change that DVC would refuse.
     """
     try:
         values = parse(path.read_text(encoding="utf-8")) or {}
@@ -38,7 +51,7 @@ def read_yaml(path: Path, changes: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def parse(text: str) -> Any:
-    """YAML with 1.2's floats."""
+    """The value of a YAML text, with the floats of YAML 1.2. Raises yaml.YAMLError."""
     return yaml.load(text, _Loader)  # noqa: S506, a SafeLoader
 
 
@@ -50,27 +63,58 @@ def at(values: Any, key: str) -> Any:
 
 
 def _apply(change: str, values: dict[str, Any], path: Path) -> None:
-    """Set, add (`+KEY=VALUE`) or remove (`~KEY`) one key in `values`, parsed as DVC does it: by Hydra."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser  # a third of a second
+    """Set, add (`+KEY=VALUE`) or remove (`~KEY`) a key in `values`, as DVC does it. Raises UserError as `read_yaml`."""
+    override = _parse(change)
+    key = override.key_or_group
+    *sections, last = key.split(".")
+    adds = override.is_add() or override.is_force_add()
+    section: Any = values
+    for depth, name in enumerate(sections):
+        if adds:
+            section = section.setdefault(name, {}) if isinstance(section, dict) else None
+        else:
+            section = section.get(name) if isinstance(section, dict) else None
+        if not isinstance(section, dict):
+            where = ".".join(sections[: depth + 1])
+            raise UserError(f"-S {change}: {path} has no section '{where}'; {nearest(where, _section_names(values))}")
+    if override.is_delete():
+        if last not in section:
+            raise UserError(f"-S {change}: {path} has no key '{key}'; {nearest(last, section)}")
+        del section[last]
+        return
+    value = override.value()
+    if override.is_add() and last in section and not isinstance(value, dict | list):
+        raise UserError(f"-S {change}: {path} has this key already; leave out the +")
+    if not adds and last not in section:
+        raise UserError(f"-S {change}: {path} has no key '{key}'; {nearest(last, section)}; to add it: -S '+{change}'")
+    section[last] = _merged(section.get(last), value)
+
+
+def _parse(change: str) -> "Override":
+    from hydra.core.override_parser.overrides_parser import OverridesParser  # DVC's own; takes a third of a second
     from hydra.errors import HydraException
 
     try:
-        override = OverridesParser.create().parse_override(change)
+        override: Override = OverridesParser.create().parse_override(change)
     except HydraException:
         raise UserError(f"-S {change}: expected SECTION.KEY=VALUE, as `dvc exp run -S` takes it") from None
     if override.is_sweep_override():
         raise UserError(f"-S {change}: expected one value")
-    *sections, last = override.key_or_group.split(".")
-    section: Any = values
-    for name in sections:
-        section = section.get(name) if isinstance(section, dict) else None
-    if not sections or not isinstance(section, dict):
-        raise UserError(f"-S {change}: expected SECTION.KEY=VALUE with a section of {path}")
-    if override.is_delete():
-        if last not in section:
-            raise UserError(f"-S {change}: {path} has no such key; {nearest(last, list(section))}")
-        del section[last]
-    elif override.is_add() and last in section:
-        raise UserError(f"-S {change}: {path} has this key already; leave out the +")
-    else:
-        section[last] = override.value()
+    if "." not in override.key_or_group:
+        raise UserError(f"-S {change}: expected SECTION.KEY=VALUE, with a section of params.yaml")
+    return override
+
+
+def _merged(old: Any, new: Any) -> Any:
+    """`new`; of two mappings the keys of both, as Hydra merges them."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return old | {key: _merged(old.get(key), value) for key, value in new.items()}
+    return new
+
+
+def _section_names(values: dict[str, Any], above: str = "") -> Iterator[str]:
+    """The dotted names of all mappings in `values`."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield f"{above}{name}"
+            yield from _section_names(value, f"{above}{name}.")

@@ -1,11 +1,12 @@
-"""A user's mistake ends in one line and exit status 1; a traceback is for bugs."""
+"""Errors that a user can cause: one line on stderr and exit status 1. A traceback is for bugs."""
 
 import errno
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+from typing import NoReturn
 
-DISK = {
+DISK = {  # what to do, by number of the system's error
     errno.ENOSPC: "no space left; free some and run the same command again",
     errno.EDQUOT: "the quota is used up; free some space and run the same command again",
     errno.EACCES: "cannot be written; change its permissions",
@@ -17,46 +18,50 @@ DISK = {
 
 
 class UserError(Exception):
-    """Something the user can put right: one line that says what is wrong, where, and what to do."""
+    """A mistake that the user can correct: one line with what is wrong, where (file, row, key), and what to do."""
 
 
 def run(main: Callable[[], object]) -> None:
-    """Run a stage's `main`; print a `UserError` as one line on stderr and exit with status 1.
+    """Run a stage's `main`; print an error that the user can correct as one line on stderr, and exit with status 1.
 
-    A disk that is full, a place that cannot be written and too little memory are the user's to put right, too.
+    These are `UserError`, Ctrl-C, too little memory, a full disk, and a file or folder that cannot be written.
     """
     try:
         main()
     except UserError as error:
-        _end(str(error))
+        _exit(str(error))
     except KeyboardInterrupt:
-        _end("stopped")
+        _exit("stopped")
     except Exception as error:
         if is_out_of_memory(error):
-            _end("out of memory: lower encoder.resolution, or see what fits: python -m stages.plan")
-        reason = next((text for number, text in DISK.items() if _is(error, number)), None)
+            _exit("out of memory: lower encoder.resolution, or see what fits: nightshift plan")
+        reason = next((text for number, text in DISK.items() if _has_number(error, number)), None)
         if reason is None:
             raise
-        _end(f"{getattr(error, 'filename', None) or 'the disk'}: {reason}")
+        _exit(f"{getattr(error, 'filename', None) or 'the disk'}: {reason}")
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Python's own, torch's on a GPU (a class of torch, which is not imported for this) or torch's on the CPU."""
+    """Whether memory ran out: Python's error, torch's on a GPU or torch's on the CPU.
+
+    torch's class is compared by name: torch takes seconds to import, and most stages do without it.
+    """
     name, text = type(error).__name__, str(error)
     return isinstance(error, MemoryError) or name == "OutOfMemoryError" or "DefaultCPUAllocator: can't allocate" in text
 
 
-def _is(error: Exception, number: int) -> bool:
-    """Rust's libraries put the number into the text: `No space left on device (os error 28)`."""
+def _has_number(error: Exception, number: int) -> bool:
+    """Whether this is the system's error `number`; Rust's libraries have it in the text alone: `... (os error 28)`."""
     return getattr(error, "errno", None) == number or f"(os error {number})" in str(error)
 
 
-def _end(line: str) -> None:
+def _exit(line: str) -> NoReturn:
     print(f"error: {' '.join(line.split())}", file=sys.stderr)
     sys.exit(1)
 
 
-def nearest(name: str, valid: list[str]) -> str:
-    """`; did you mean X?` with the closest of `valid`, or the whole list where nothing is close."""
-    match = get_close_matches(name, valid, n=1, cutoff=0.5)
-    return f"did you mean '{match[0]}'?" if match else f"valid: {', '.join(sorted(valid))}"
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """`did you mean 'X'?` with the closest of `valid`, or all of them where none is close: `valid: X, Y`."""
+    names = sorted(valid)
+    match = get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"did you mean '{match[0]}'?" if match else f"valid: {', '.join(names)}"

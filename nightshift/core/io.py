@@ -1,4 +1,4 @@
-"""Writing without halves: everything goes to a temporary name first and is renamed when it is whole.
+"""Atomic writing and reading of files: everything goes to a temporary name first and is renamed when it is complete.
 
 DVC links outputs into the workspace (reflink, hardlink, symlink), so an existing file is never opened for writing: a
 write into a link would change the cache behind it.
@@ -10,7 +10,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,26 +22,27 @@ from nightshift.console.errors import UserError
 
 @contextmanager
 def replacing(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary sibling of `path` (a file or a folder, to be made by the caller); rename it on success.
+    """Yield a temporary path beside `path`; rename what the caller makes there, a file or a folder, to `path`.
 
-    An exception removes the temporary and leaves whatever was at `path` untouched.
+    After an exception it is removed, and whatever was at `path` stays as it was.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    for stale in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):  # of a process that was killed
+    for stale in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):  # left by a process that was killed
         if stale == temporary or not psutil.pid_exists(int(stale.suffixes[-2][1:])):
-            _remove(stale)
+            remove(stale)
     try:
         yield temporary
         if temporary.is_dir():
-            _remove(path)  # a folder cannot be renamed onto a folder, nor onto a link to one
+            remove(path)  # a folder cannot be renamed onto a folder, nor onto a link to one
         temporary.replace(path)
     finally:
-        _remove(temporary)
+        remove(temporary)
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Remove a file, a link or a folder with all that is in it, if it is there."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -55,17 +56,17 @@ def write_text(path: Path | str, text: str) -> None:
 
 
 def write_json(path: Path | str, value: Any) -> None:
-    """Write `value` as indented JSON; NaN and infinity are refused (they are not JSON)."""
+    """Write `value` as indented JSON. Raises ValueError for NaN and infinity, which JSON does not have."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path | str) -> Any:
-    """Read what a stage wrote. Raises UserError if it is not there yet."""
+    """The value in a JSON file that a stage wrote. Raises UserError if it is not there yet."""
     return json.loads(_text(path))
 
 
-def write_csv(path: Path | str, columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
-    """Write `rows` with exactly `columns`; floats with six decimals, so that the file reads and compares well."""
+def write_csv(path: Path | str, columns: Sequence[str], rows: Sequence[Mapping[str, object]]) -> None:
+    """Write `rows` as CSV with exactly `columns`; floats with six decimals, so that the file is easy to read."""
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as handle:
         writer = csv.DictWriter(handle, columns, lineterminator="\n")
         writer.writeheader()
@@ -74,7 +75,7 @@ def write_csv(path: Path | str, columns: Sequence[str], rows: Sequence[dict[str,
 
 
 def read_csv(path: Path | str) -> list[dict[str, str]]:
-    """Read what a stage wrote, all values as text. Raises UserError if it is not there yet."""
+    """The rows of a CSV file that a stage wrote, all values as text. Raises UserError if it is not there yet."""
     return list(csv.DictReader(io.StringIO(_text(path), newline="")))
 
 

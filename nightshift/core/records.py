@@ -1,7 +1,7 @@
-"""JSON records that one stage writes and others read, each one model for both."""
+"""JSON records that one stage writes and others read: one pydantic model for writer and readers."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -15,11 +15,11 @@ class Record(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     def write(self, path: Path) -> None:
-        """Write as indented JSON, without the keys that are None."""
+        """Write as indented JSON, without keys that are None."""
         write_json(path, self.model_dump(exclude_none=True))
 
     @classmethod
-    def read(cls, path: Path) -> Any:
+    def read(cls, path: Path) -> Self:
         """The record in `path`. Raises UserError for a file that is missing or is not what its stage writes."""
         try:
             return cls.model_validate(read_json(path))
