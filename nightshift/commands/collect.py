@@ -1,93 +1,238 @@
-"""The night's result beside the LoRA arm's: both from DVC's run cache or, where the code has changed, its snapshot."""
+"""A queued run's arms beside the others: from DVC's run cache or, where code has changed, from the run's snapshot."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from nightshift.reporting import compare as comparison
-from nightshift.commands import queue as night
-from nightshift.reporting import render as report
-from nightshift.config import params as settings
+from nightshift.commands import dvc_adapter
+from nightshift.commands.queue_runs import NOTES, Change, read_note
+from nightshift.config import params, resolved
+from nightshift.config.params import PARAMS
+from nightshift.config.yaml_io import at, parse, read_yaml
 from nightshift.console.errors import UserError
-from nightshift.core.io import read_json, write_json
+from nightshift.core.project import root
 from nightshift.jobs.preconditions import NO_TRAINING
-from nightshift.config.yaml_io import at, read_yaml
-from nightshift.reporting.load import STEPS, read_arm
 
-FOLDER, PARAMS = Path(".nightshift/nights"), Path("params.yaml")
-COSTS = [f"reports/cost/{step}_frozen.json" for step in STEPS]
-FROZEN = [
-    "models/frozen",
-    "reports/evaluation/frozen",
-    "reports/curves/frozen.csv",
-    "reports/probe/frozen.json",
-    *COSTS,
-]
+RUNS = Path("reports/runs")  # comparisons with a snapshot, by name of the run
+STEPS = ("encode", "train", "evaluate")
+DATA = ("synthesize", "inventory", "prepare")  # settings that every arm follows from
+Contents = dict[str, dict[str, Any]]  # by name of a file below reports/settings: {settings: ..., versions: ...}
 
 
-def remember(name: str, changes: list[str]) -> None:
-    """What the night is told with -S, and what the workspace has instead."""
-    before, after = read_yaml(PARAMS), read_yaml(PARAMS, changes)
-    keys = [change.split("=")[0] for change in changes]
-    write_json(settings.root() / FOLDER / f"{name}.json", {key: [at(before, key), at(after, key)] for key in keys})
+@dataclass(frozen=True)
+class Difference:
+    """A setting or a version that the run had otherwise: `key` as `-S` takes it, or a package."""
+
+    key: str
+    there: Any
+    here: Any
 
 
 def collect(name: str) -> None:
-    """Both arms from the run cache, then the comparison, in the workspace. Nothing is trained.
+    """All arms from the run cache, then the comparison, in the workspace. Nothing is trained.
 
-    What the night was told with -S is set in params.yaml, unless it was edited there since. Raises UserError where the
-    workspace has other modules or settings, naming them, or where the LoRA arm is not trained as it is now.
+    What the run was given with -S is set in params.yaml, unless it was edited there since. What comes out is kept as
+    the experiment NAME-collected, which the next `dvc exp run` does not touch.
+
+    Raises:
+        UserError: the workspace has other code or settings than the run, which are named; or one of the other arms is
+            not trained as the workspace has it now.
     """
-    night.dvc("repro", "stages/dvc.yaml:env")  # versions count, too
-    modules, differing = night.changed(night.result(name))
-    note = settings.root() / FOLDER / f"{name}.json"
-    told = read_json(note) if note.is_file() else {}  # none where `dvc exp run --queue` was used by itself
-    ours = {key: there for key, (there, here) in differing.items() if told.get(key) == [here, there]}
-    others = [f"{key} {here} instead of {there}" for key, (there, here) in differing.items() if key not in ours]
-    if modules or others:
+    revision = dvc_adapter.experiment(name)
+    arms = arms_of(name, revision)
+    changes = still_open(read_note(name).changes, arms)
+    differences = differing(revision, arms, changes)
+    files = changed_code(revision, arms)
+    if files or differences:
+        code = f"code ({', '.join(files)} changed since)" if files else ""
+        now = ", ".join(f"{one.key} {one.here} instead of {one.there}" for one in differences)
+        settings = f"settings (now {now})" if differences else ""
         raise UserError(
-            f"{name} was made with other {' and '.join(filter(None, (_modules(modules), _settings(others))))}; nothing "
-            "was trained. Put that back, or queue again (python -m stages.night start), or compare with what the night "
-            f"made (python -m stages.night collect {name} --snapshot)"
+            f"{name} was made with other {' and '.join(filter(None, (code, settings)))}; nothing was trained. Put that "
+            "back, or queue again (nightshift queue start), or compare with what the run made "
+            f"(nightshift queue collect {name} --snapshot)"
         )
-    _set(ours)
+    for change in changes:
+        set_in_params(change)
     try:
-        print(night.dvc("repro", "compare", **{NO_TRAINING: "1"}).rstrip())
+        print(dvc_adapter.dvc("repro", "compare", **{NO_TRAINING: "1"}).rstrip())
     except UserError:
-        night.put_back()  # DVC deletes the outputs of a stage before it runs it
+        _put_back()  # DVC deletes the outputs of a stage before it runs it
         raise
+    dvc_adapter.dvc("exp", "save", "-f", "-n", f"{name}-collected")
+    print(f"kept as the experiment {name}-collected")
 
 
-def _modules(modules: list[str]) -> str:
-    return f"code ({', '.join(modules)} changed since)" if modules else ""
+def arms_of(name: str, revision: str) -> list[str]:
+    """The arms that the run made: as its note says, else the reference of params.yaml at its revision."""
+    if found := read_note(name).arms:
+        return found
+    reference = at(parse(dvc_adapter.file_at(revision, "params.yaml") or ""), "compare.reference")
+    if not isinstance(reference, str):
+        raise UserError(f"{name}: its params.yaml has no compare.reference, so it is not known which arm it made")
+    return [reference]
 
 
-def _settings(others: list[str]) -> str:
-    return f"settings (now {', '.join(others)})" if others else ""
+def still_open(changes: Sequence[Change], arms: Sequence[str]) -> list[Change]:
+    """Those that params.yaml does not have, that nobody has edited since, and that matter to one of `arms`."""
+    values = read_yaml(PARAMS)
+    found = [change for change in changes if at(values, change.key) == change.before != change.after]
+    for change in list(found):
+        others = [one for one in found if one is not change]
+        try:
+            if _contents_here(others, arms) == _contents_here(found, arms):
+                found = others
+        except UserError:  # the others alone are not valid
+            pass
+    return found
 
 
-def _set(values: dict[str, Any]) -> None:
-    from dvc.utils.serialize import modify_yaml  # keeps comments
+def differing(revision: str, arms: Sequence[str], changes: Sequence[Change] = ()) -> list[Difference]:
+    """What `arms` are made from at a finished `revision` otherwise than in the workspace with `changes`.
 
-    for key, value in values.items():
-        *sections, last = key.split(".")
-        with modify_yaml(str(PARAMS)) as content:
-            section = content
-            for one in sections:
-                section = section[one]
-            print(f"params.yaml: {key} {section.get(last)} -> {value}, as the night had it")
-            section[last] = value
+    What only other arms follow from is not asked.
+    """
+    here = _contents_here(changes, arms)
+    there = contents_at(revision, list(here), finished=True)
+    raw = [read_yaml(PARAMS, [change.text for change in changes])]
+    raw.append(parse(dvc_adapter.file_at(revision, "params.yaml") or "") or {})
+    found: dict[str, Difference] = {}
+    for name, content in here.items():
+        for path, one, other in _leaves("", there.get(name), content):
+            if key := key_of(name, path, raw):
+                found.setdefault(key, Difference(key, one, other))
+    return list(found.values())
+
+
+def key_of(file: str, path: str, raw: Sequence[Any]) -> str:
+    """How `-S` or a preset names a setting; empty for one that only follows from another one, which is named itself.
+
+    Args:
+        file: name below reports/settings, as `arms/lora/train`.
+        path: dotted, in that file, as `settings.train.epochs`.
+        raw: params.yaml here and there.
+    """
+    kind, _, path = path.partition(".")
+    if kind == "versions":
+        return path
+    section, _, rest = path.partition(".")
+
+    def same(key: str) -> bool:
+        return bool(at(raw[0], key) == at(raw[1], key))
+
+    group = {"preset": "encoder", "source": "data", "simulated": "data"}.get(section)
+    if group:
+        preset = f"conf/{group}/{at(raw[0], f'use.{group}')}.yaml"
+        return f"{preset}:{rest}".rstrip(":") if same(f"use.{group}") else f"use.{group}"
+    if file in DATA:
+        return {"name": "use.data", "weights": "encoder.weights"}.get(section, path)
+    arm = f"arms.{file.split('/')[1]}"
+    if section == "train" and any(at(values, f"{arm}.{rest}") is not None for values in raw):
+        return f"{arm}.{rest}"
+    if path == "encoder.resolution" and same(path):
+        return ""  # native: another size of the preset
+    return f"{arm}.{rest}".rstrip(".") if section == "arm" else path
+
+
+def changed_code(revision: str, arms: Sequence[str]) -> list[str]:
+    """Files that the stages of `arms` depend on and that the workspace has otherwise than `revision`."""
+    stages = dvc_adapter.stages_of(f"evaluate@{arm}" for arm in arms)
+    paths = {dep for stage in stages for dep in stage.deps if dep.split("/")[0] in ("nightshift", "stages")}
+    return dvc_adapter.changed_files(revision, sorted(paths)) if paths else []
+
+
+def contents_at(revision: str, names: Sequence[str], *, finished: bool) -> Contents:
+    """The files of reports/settings with these names as `revision` has them.
+
+    Of a `finished` run as its stages read them, by their hash in dvc.lock, versions of packages too. Else, and where
+    DVC's cache has them no more, as its params.yaml and conf/ resolve now.
+    """
+    found: Contents = {}
+    if finished:
+        cache = dvc_adapter.cache_folder()
+        for stage in dvc_adapter.locked(dvc_adapter.file_at(revision, "dvc.lock")).values():
+            for dep in stage.get("deps", []):
+                name = str(dep["path"]).removeprefix("reports/settings/").removesuffix(".json")
+                if name in names and (content := dvc_adapter.cached_json(cache, dep.get("md5", ""))):
+                    found[name] = content
+    if any(name not in found for name in names):
+        with TemporaryDirectory() as folder:
+            dvc_adapter.settings_files(revision, Path(folder))
+            try:
+                all_of_them = resolved.contents(params.read(folder=Path(folder)))
+            except UserError as error:
+                clause = str(error).removeprefix(f"{folder}/")
+                raise UserError(f"{revision[:7]} has settings that cannot be read any more: {clause}") from None
+        found = {name: content for name, content in all_of_them.items() if name in names} | found
+    return found
+
+
+def contents_of(settings: params.Settings, arms: Sequence[str]) -> Contents:
+    """The files of reports/settings that `arms` follow from. Raises UserError for an arm that there is not."""
+    for arm in arms:
+        settings.arm(arm)
+    folders = tuple(f"arms/{arm}/" for arm in arms)
+    found = resolved.contents(settings)
+    return {name: content for name, content in found.items() if name in DATA or name.startswith(folders)}
+
+
+def _contents_here(changes: Sequence[Change], arms: Sequence[str]) -> Contents:
+    return contents_of(params.read([change.text for change in changes]), arms)
+
+
+def _leaves(path: str, there: Any, here: Any) -> list[tuple[str, Any, Any]]:
+    """(dotted path, there, here) of what differs between two values of JSON."""
+    if not isinstance(there, dict) or not isinstance(here, dict):
+        return [] if there == here else [(path, there, here)]
+    names = dict.fromkeys([*there, *here])
+    return [leaf for name in names for leaf in _leaves(f"{path}.{name}".lstrip("."), there.get(name), here.get(name))]
+
+
+def set_in_params(change: Change) -> None:
+    """Give a key of params.yaml the value that the run had; comments stay."""
+    from dvc.utils.serialize import modify_yaml
+
+    *sections, last = change.key.split(".")
+    with modify_yaml(str(PARAMS)) as content:
+        section = content
+        for name in sections:
+            section = section[name]
+        print(f"{PARAMS}: {change.key} {change.before} -> {change.after}, as the run had it")
+        if change.after is None:
+            section.pop(last, None)
+        else:
+            section[last] = change.after
+
+
+def _put_back() -> None:
+    """The outputs of all arms as they were before a stage that DVC had made room for was not run."""
+    for arm in params.read().arms:
+        for step in STEPS:
+            dvc_adapter.tried("checkout", f"{step}@{arm}")  # one that never ran has nothing to put back
 
 
 def snapshot(name: str) -> None:
-    """The comparison with the night's result as it was made -> reports/nights/NAME, marked as such."""
-    revision = night.result(name)
-    modules, differing = night.changed(revision)
-    folder = settings.root() / FOLDER / name
-    night.fetch(revision, FROZEN, folder)
-    arms = {"frozen": read_arm("frozen", folder), "lora": read_arm("lora")}
-    chosen = settings.read()
-    told = [f"{key} was {there} and is {here}" for key, (there, here) in differing.items()]
-    what = f"The frozen arm is a snapshot, {name} ({revision[:7]}), and not what this workspace makes"
-    note = f"{what}: {'; '.join([*(f'{path} has changed' for path in modules), *told]) or 'nothing has changed since'}."
-    about = report.about_run(chosen, arms, [note])
-    comparison.write(arms, chosen.compare.level, about, Path("reports/nights") / name)
+    """The comparison with the run's arms as they were made -> reports/runs/NAME, marked as such."""
+    from nightshift.reporting import compare, render  # matplotlib: a second
+    from nightshift.reporting.load import read_arm
+
+    revision = dvc_adapter.experiment(name)
+    made = arms_of(name, revision)
+    changes = [f"{path} has changed" for path in changed_code(revision, made)]
+    changes += [f"{one.key} was {one.there} and is {one.here}" for one in differing(revision, made)]
+    folder = root() / NOTES / name
+    dvc_adapter.fetch(revision, [path for arm in made for path in _files_of(arm)], folder)
+    settings = params.read()
+    arms = {arm: read_arm(arm, folder if arm in made else Path()) for arm in settings.arms}
+    which = f"The {made[0]} arm is a snapshot" if len(made) == 1 else f"The arms {', '.join(made)} are a snapshot"
+    what = f"{which}, {name} ({revision[:7]}), and not what this workspace makes"
+    note = f"{what}: {'; '.join(changes) or 'nothing has changed since'}."
+    compare.write(arms, settings.compare.level, render.about_run(settings, arms, [note]), RUNS / name)
+
+
+def _files_of(arm: str) -> list[str]:
+    costs = [f"reports/cost/{arm}/{step}.json" for step in STEPS]
+    record = f"reports/probe/arms/{arm}.json"
+    return [f"models/{arm}", f"reports/evaluation/{arm}", f"reports/curves/{arm}.csv", record, *costs]

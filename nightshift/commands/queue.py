@@ -1,219 +1,196 @@
-"""The night run: the frozen arm as an experiment in DVC's queue, which works on a copy of the workspace.
+"""Arms in DVC's queue, while the workspace stays free: start, status, logs, stop, collect.
 
-`dvc exp run --queue` and `dvc queue start` do the work and keep working by themselves. What is here knows how a run in
-the queue is doing, also where DVC does not (it says "Running" of one that was killed), and what it was made from.
+A thin layer over `dvc exp run --queue` and `dvc queue`, which keep working by themselves.
 """
 
-import hashlib
-import os
-import subprocess
-import sys
-import tempfile
-from dataclasses import dataclass
-from datetime import datetime
+import argparse
+import shutil
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import psutil
 
+from nightshift.commands import collect as collecting
+from nightshift.commands import dvc_adapter, queue_runs
+from nightshift.commands.dvc_adapter import Task
+from nightshift.commands.queue_runs import Change, Note
+from nightshift.config import params
+from nightshift.config.params import Settings
+from nightshift.config.yaml_io import at, read_yaml
 from nightshift.console.errors import UserError
-from nightshift.config.yaml_io import at, parse, read_yaml
-from nightshift.reporting.load import ARMS, STEPS
+from nightshift.console.progress import bar, gigabytes, hours
 
-PREFIX, TARGET = "night-", "evaluate_frozen"
-STAGES = ("synthesize", "prepare", "encode_frozen", "train_frozen", "evaluate_frozen")  # not probe: LoRA's changes, too
-WATCHED = ("conf", "nightshift", "stages", "params.yaml", "dvc.yaml")  # a queued run does not see what git does not
-GRACE = 60.0  # seconds that a trainer has to write its checkpoint when it is asked to stop
+HELP = "train arms in the background, on a copy of the workspace, and take the result when it is there"
+EXAMPLE = "nightshift queue start frozen -S arms.frozen.epochs=200"
+METRICS = Path("reports/comparison/metrics.json")
+AGAIN = "`nightshift queue start` with the same settings goes on from its checkpoint"
 
 
-@dataclass(frozen=True)
-class Night:
-    """`state`: queued, running, killed, failed or done. `revision`: of the stash, full; `log`: None before it starts.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `nightshift queue`."""
+    parsers = parser.add_subparsers(dest="action", required=True, metavar="start|status|logs|stop|collect")
+    start = parsers.add_parser("start", help="queue arms as they stand now, and start a worker")
+    start.add_argument("arms", nargs="*", metavar="ARM", help="of params.yaml; without one the reference")
+    start.add_argument("-S", action="append", default=[], metavar="KEY=VALUE", help="with this setting changed")
+    parsers.add_parser("status", help="every run in the queue, and how it is doing")
+    logs = parsers.add_parser("logs", help="what a run has printed")
+    logs.add_argument("-n", type=int, default=20, metavar="LINES", help="that many of the last lines")
+    stop = parsers.add_parser("stop", help="write a checkpoint and stop; start goes on from there")
+    collect = parsers.add_parser("collect", help="put the result of a run beside the other arms', and compare")
+    collect.add_argument("--snapshot", action="store_true", help="compare with its result though code has changed")
+    for one in (logs, stop, collect):
+        one.add_argument("name", nargs="?", help="of the run; the last one without it")
 
-    `pid`: of DVC's own process for the run, None where it is not alive.
+
+def main(arguments: argparse.Namespace) -> None:
+    """Run one action. Raises UserError."""
+    if arguments.action == "start":
+        start(arguments.arms, arguments.S)
+    elif arguments.action == "status":
+        status()
+    elif arguments.action == "logs":
+        logs(queue_runs.find(arguments.name), arguments.n)
+    elif arguments.action == "stop":
+        stop(queue_runs.find(arguments.name))
+    else:
+        collect(queue_runs.find(arguments.name), snapshot=arguments.snapshot)
+
+
+def start(arms: Sequence[str], changes: Sequence[str]) -> None:
+    """Queue the evaluation of `arms`, and all that it needs, and start a worker.
+
+    Raises:
+        UserError: settings that are not valid, a file that git does not know, an arm that the probe refuses or that
+            does not fit this machine.
     """
-
-    name: str
-    revision: str
-    created: datetime
-    state: str
-    log: Path | None
-    pid: int | None
-
-
-def nights() -> list[Night]:
-    """All night runs that DVC's queue knows, the last one last. Raises UserError outside of a DVC repository."""
-    from dvc.exceptions import DvcException  # a second
-    from dvc.repo import Repo
-
-    try:
-        with Repo() as repo:
-            queue = repo.experiments.celery_queue
-            tasks = [one for one in queue.status() if (one["name"] or "").startswith(PREFIX)]
-            found = []
-            for task in tasks:
-                process = queue.proc.get(task["rev"])
-                pid = process.pid if process and process.returncode is None and psutil.pid_exists(process.pid) else None
-                state = {"Success": "done"}.get(task["status"], task["status"].lower())
-                if state == "running" and pid is None and task["rev"] not in repr(queue.worker_status()):
-                    state = "killed"  # nothing runs, and no worker is about to start it or to collect what it made
-                log = Path(process.stdout) if process else None
-                found.append(Night(task["name"], task["rev"], task["timestamp"], state, log, pid))
-    except DvcException as error:
-        raise UserError(f"DVC's queue cannot be read: {error}") from None
-    return sorted(found, key=lambda night: night.created)
+    settings = params.read(changes)
+    names = list(dict.fromkeys(arms)) or [settings.compare.reference]
+    kinds = [settings.arm(name).arm.kind for name in names]
+    if unknown := dvc_adapter.untracked(files_used(settings, kinds)):
+        raise UserError(f"a queued run does not see what git does not know: `git add {' '.join(unknown[:5])}` first")
+    forecast = forecast_of(names, settings)
+    run = f"run-{datetime.now():%m%d-%H%M%S}"
+    note = Note(arms=names, changes=[change_of(text) for text in changes])
+    with dvc_adapter.put_aside(METRICS):  # or `dvc exp show` has the workspace's result for it, until it has its own
+        dvc_adapter.queue_experiment(run, [f"evaluate@{name}" for name in names], changes)
+    note.write(queue_runs.note_path(run))
+    dvc_adapter.dvc("queue", "start")
+    which = f"the arms {', '.join(names)}" if len(names) > 1 else f"the {names[0]} arm"
+    print(f"{run}: {which} of {settings.use.encoder} on {settings.use.data}, as the workspace is now")
+    print(forecast)
+    print("the workspace is free; see `nightshift queue status`, and when it is done: nightshift queue collect")
 
 
-def find(name: str | None) -> Night:
-    """The night of that name, or the last one. Raises UserError."""
-    known = {night.name: night for night in nights()}
-    if name is None and known:
-        return list(known.values())[-1]
-    if name not in known:
-        there = f"; there are {', '.join(known)}" if known else "; start one: python -m stages.night start"
-        raise UserError(f"no night run{f' {name!r}' if name else ''}{there}")
-    return known[name]
+def files_used(settings: Settings, kinds: Sequence[str]) -> list[str]:
+    """Paths that a run of arms of these `kinds` reads, as git takes them: code, dvc.yaml and the presets in use."""
+    presets = [f"conf/encoder/{settings.use.encoder}.yaml", f"conf/data/{settings.use.data}.yaml"]
+    own = sorted({f"nightshift/arms/{kind}.py" for kind in kinds})
+    packages = sorted(p.as_posix() for p in Path("nightshift").glob("*") if p.name not in ("arms", "__pycache__"))
+    return ["dvc.yaml", "params.yaml", "stages", *packages, "nightshift/arms/__init__.py", *own, *presets]
 
 
-def untracked() -> list[str]:
-    """Files of WATCHED that git does not know: a queued run works on a copy that lacks them."""
-    listed = output("git", "ls-files", "--others", "--exclude-standard", "--", *WATCHED)
-    return [path for path in listed.splitlines() if Path(path).name != "dvc.lock"]  # which a run makes anew
+def change_of(text: str) -> Change:
+    """A -S with what params.yaml has without and with it. Raises UserError as reading it does."""
+    key = text.split("=")[0].lstrip("+~")
+    before, after = read_yaml(params.PARAMS), read_yaml(params.PARAMS, [text])
+    return Change(text=text, key=key, before=at(before, key), after=at(after, key))
 
 
-def queue(name: str, changes: list[str]) -> None:
-    """Queue the frozen arm from the workspace as it stands, with `changes`, and start a worker. Raises UserError."""
-    settings = [word for change in changes for word in ("-S", change)]
-    dvc("exp", "run", "--queue", "-n", name, *settings, TARGET)
-    dvc("queue", "start")
+def forecast_of(names: Sequence[str], settings: Settings) -> str:
+    """When the run ends and what it takes. Raises UserError where the probe refuses an arm, or one does not fit."""
+    from nightshift.commands import planning  # torch: seconds, after the settings were checked
+    from nightshift.engine.device import device, seed_everything
 
-
-def stop(night: Night) -> None:
-    """Ask the trainer to write a checkpoint and end, then see that DVC has no run of that name in the works any more.
-
-    `dvc queue kill` alone would leave the trainer running: DVC does not hand the signal on.
-    """
-    if night.state == "queued":
-        dvc("queue", "remove", night.name)
-        return
-    if night.pid is not None:
-        ours = psutil.Process(night.pid).children(recursive=True)
-        for process in ours:
-            process.terminate()
-        psutil.wait_procs(ours, timeout=GRACE)
-    if any(one.name == night.name and one.state in ("running", "killed") for one in nights()):
-        forget(night)
-
-
-def forget(night: Night) -> None:
-    """Tell DVC that a run is over that was killed; it would say "Running" for ever."""
-    done = _run(sys.executable, "-m", "dvc", "queue", "kill", "-f", night.name)
-    if done.returncode and find(night.name).state in ("running", "killed"):
-        raise UserError(f"{night.name} cannot be cleaned up: {_last(done.stderr)}")
-
-
-def last_lines(night: Night, count: int) -> list[str]:
-    """Of what the run printed, without empty ones; of a bar only its last state."""
-    if night.log is None or not night.log.is_file():
-        return []
-    text = night.log.read_text(encoding="utf-8", errors="replace")
-    return [line.split("\r")[-1] for line in text.splitlines() if line.strip()][-count:]
-
-
-def result(name: str) -> str:
-    """The commit of a finished experiment. Raises UserError."""
-    found = output("git", "for-each-ref", "--format=%(objectname)", f"refs/exps/*/*/{name}").split()
-    if not found:
-        raise UserError(f"{name}: no result of that name; see `dvc exp list` and `python -m stages.night status`")
-    return found[-1]
-
-
-def changed(revision: str) -> tuple[list[str], dict[str, tuple[Any, Any]]]:
-    """What the workspace has otherwise than the frozen arm of `revision`: modules, and settings (there, here).
-
-    A module is named by its path, a setting as `-S` takes it. What only LoRA depends on is not asked.
-    """
-    stages = parse(output("git", "show", f"{revision}:dvc.lock"))["stages"]
-    modules, settings = set(), {}
-    for stage in STAGES:
-        own = stages.get(stage, {})  # a night of an older version may lack one
-        for dep in own.get("deps", []):
-            path = Path(dep["path"])
-            if path.suffix == ".py" and dep["md5"] != _md5(path):
-                modules.add(path.as_posix())
-        for file, values in own.get("params", {}).items():
-            here = read_yaml(Path(file)) if Path(file).is_file() else {}
-            for key, value in values.items():
-                for name, there, now in _leaves(key, value, at(here, key)):
-                    if there != now:
-                        settings[name if file == "params.yaml" else f"{file}:{name}"] = (there, now)
-    return sorted(modules), settings
-
-
-def _md5(path: Path) -> str:
-    """As DVC hashes a file; empty where there is none."""
-    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() if path.is_file() else ""
-
-
-def _leaves(key: str, there: Any, here: Any) -> list[tuple[str, Any, Any]]:
-    if not isinstance(there, dict) or not isinstance(here, dict):
-        return [(key, there, here)]
-    names = dict.fromkeys([*there, *here])
-    return [leaf for name in names for leaf in _leaves(f"{key}.{name}", there.get(name), here.get(name))]
-
-
-def put_back() -> None:
-    """The outputs of both arms as they were before a stage that DVC had made room for was not run."""
-    names = [f"{step}_{arm}" for arm in ARMS for step in STEPS]
+    seed_everything(0)
+    where, process, free = device(), psutil.Process().memory_info().rss, shutil.disk_usage(Path.cwd()).free
+    seconds, need, memory, kept = 0.0, 0, 0, 0
+    resumed = []
     for name in names:
-        _run(sys.executable, "-m", "dvc", "checkout", name)  # one that never ran has nothing to put back
+        refuse_what_the_probe_refuses(name, settings)
+        found = planning.forecast(name, settings, where, process, bar(f"measuring {name}", "step"))
+        memory = found.memory
+        if not found.took:
+            advice = planning.advice(name, settings, where, process, memory)
+            raise UserError(f"{name} needs {gigabytes(found.need)} of {gigabytes(memory)} of memory; try {advice}")
+        share, run = trained_before(name, settings)
+        if share:
+            resumed.append(f"{name} goes on from {share:.0%} of its training, of {run}")
+        seconds += found.seconds * (1 - share)
+        need, kept = max(need, found.need), kept + found.kept
+    if kept > free:
+        raise UserError(f"the cache needs {gigabytes(kept)} of disk and {gigabytes(free)} are free")
+    end = datetime.now() + timedelta(seconds=seconds)
+    day = "" if end.date() == datetime.now().date() else f" on {end:%a %d %b}"
+    takes = [f"{gigabytes(need)} of {gigabytes(memory)}", f"{gigabytes(kept)} of cache ({gigabytes(free)} free)"]
+    return ", ".join([f"ends about {end:%H:%M}{day} ({hours(seconds)})", *takes, *resumed])
 
 
-def fetch(revision: str, paths: list[str], folder: Path) -> None:
-    """Files and folders of a revision, from DVC's cache or git, into `folder` under their own paths."""
-    for path in paths:
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        dvc("get", ".", path, "--rev", revision, "-o", str(folder / path), "-f")
+def refuse_what_the_probe_refuses(name: str, settings: Settings) -> None:
+    """Raises UserError where the configured encoder does not run as this arm uses it."""
+    from nightshift.probe import cases, summary
+
+    verdict = summary.arm_verdict(cases.configured(settings, "none"), settings)
+    if not verdict["ok"]:
+        raise UserError(f"the probe refuses the {name} arm: {verdict['cause']}. {verdict['cure']}")
 
 
-def dvc(*arguments: str, **environment: str) -> str:
-    """What `dvc ...` prints. Raises UserError with the line that says why it failed."""
-    done = _run(sys.executable, "-m", "dvc", *arguments, **environment)
-    if done.returncode:
-        raise UserError(_last(done.stderr))
-    return done.stdout
+def trained_before(name: str, settings: Settings) -> tuple[float, str]:
+    """How much of the training an unfinished run of this very arm has left a checkpoint of, from 0 to 1; its name."""
+    wanted = collecting.contents_of(settings, [name])
+    for run in reversed(queue_runs.runs()):
+        if run.state not in ("stopped", "killed", "failed"):
+            continue
+        share = queue_runs.share_trained(run, name, settings.arm(name).train.seeds)
+        if share and _made_the_same(run, name, wanted):
+            return share, run.name
+    return 0.0, ""
 
 
-def output(*command: str) -> str:
-    """What a command prints. Raises UserError."""
-    done = _run(*command)
-    if done.returncode:
-        raise UserError(f"`{' '.join(command[:3])}` failed: {_last(done.stderr)}")
-    return done.stdout
+def _made_the_same(run: Task, name: str, wanted: collecting.Contents) -> bool:
+    """Whether an unfinished run was of these settings and of the workspace's code."""
+    try:
+        same = collecting.contents_at(run.revision, list(wanted), finished=False) == wanted
+        return same and not collecting.changed_code(run.revision, [name])
+    except UserError:  # settings that are no longer valid, or an arm that only -S adds
+        return False
 
 
-def _run(*command: str, **environment: str) -> subprocess.CompletedProcess:
-    """With this Python's folder first on the path: DVC starts `dvc` and `python` by name.
-
-    Output goes through files: a pipe would stay open, and be waited for, as long as the worker that DVC leaves behind.
-    """
-    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
-    with tempfile.TemporaryFile() as printed, tempfile.TemporaryFile() as said:
-        done = subprocess.run(
-            command, env=os.environ | {"PATH": path} | environment, stdout=printed, stderr=said, check=False
-        )
-        texts = []
-        for file in (printed, said):
-            file.seek(0)
-            texts.append(file.read().decode("utf-8", errors="replace"))
-    return subprocess.CompletedProcess(command, done.returncode, *texts)
+def status() -> None:
+    """Print a line for every run."""
+    found = queue_runs.runs()
+    for run in found:
+        arms = ", ".join(queue_runs.read_note(run.name).arms)
+        print(f"{run.name}  {run.created:%a %H:%M}  {run.state:8} {arms:8} {queue_runs.last_line(run)}")
+    print(f"{len(found)} run(s) in the queue")
 
 
-def _last(stderr: str) -> str:
-    """The line of a stage that says what a user did wrong, else the first of DVC's errors, else the last one."""
-    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
-    for mark in ("error: ", "ERROR: "):
-        for line in lines:
-            if line.startswith(mark):
-                return line.removeprefix(mark)
-    return lines[-1] if lines else "no reason given"
+def logs(run: Task, count: int) -> None:
+    """Print the last `count` lines of a run, and where all of them are."""
+    print("\n".join(queue_runs.lines(run)[-count:]))
+    print(f"{run.name}: {run.state}, {run.log.as_posix() if run.log else 'nothing printed yet'}")
+
+
+def stop(run: Task) -> None:
+    """Stop a run. Raises UserError for one that is over."""
+    if run.state in queue_runs.OVER:
+        raise UserError(f"{run.name} is {run.state}, there is nothing to stop")
+    queue_runs.stop(run)
+    print(f"{run.name} is stopped; {AGAIN}")
+
+
+def collect(run: Task, *, snapshot: bool) -> None:
+    """Compare with what the run made. Raises UserError, after its last lines, for one that is not done."""
+    if run.state != "done":
+        print("\n".join(queue_runs.lines(run)[-20:]))
+    if run.state in ("queued", "running"):
+        raise UserError(f"{run.name} is {run.state}, see its last lines above; collect it when it is done")
+    if run.state == "killed":
+        queue_runs.forget(run)
+    if run.state in ("killed", "failed", "stopped"):
+        ended = "failed" if run.state == "failed" else f"was {run.state}"
+        raise UserError(f"{run.name} {ended}, see above; {AGAIN}")
+    if snapshot:
+        collecting.snapshot(run.name)
+    else:
+        collecting.collect(run.name)

@@ -1,0 +1,261 @@
+"""All that the commands ask of git and DVC: what `dvc` prints, what its queue knows, what a revision has.
+
+DVC has no public interface for its queue of experiments. What is used of the private one is in `tasks` and `stages_of`,
+nowhere else, and tests/commands/test_dvc_adapter.py fails when an upgrade changes it. requirements.txt pins DVC.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+
+from nightshift.config.yaml_io import parse
+from nightshift.console.errors import UserError
+
+EXPERIMENT = re.compile(r"refs/exps/([0-9a-f]{2})/([0-9a-f]{38})/(.+)")  # the commit it is based on, and its name
+
+State = Literal["queued", "running", "killed", "stopped", "failed", "done"]
+STATES: dict[str, State] = {"Queued": "queued", "Running": "running", "Failed": "failed", "Success": "done"}
+
+
+@dataclass(frozen=True)
+class Task:
+    """An experiment in DVC's queue.
+
+    `revision`: the commit that DVC made of the workspace when it was queued, all 40 digits. `log`: None before it
+    starts. `pid`: of DVC's own process for it, None where that is not alive. `stopped` is what queue_runs.py makes of
+    one that was killed or failed because `nightshift queue stop` asked it to.
+    """
+
+    name: str
+    revision: str
+    created: datetime
+    state: State
+    log: Path | None
+    pid: int | None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of dvc.yaml by name (`train@lora`), and the paths that it depends on."""
+
+    name: str
+    deps: tuple[str, ...]
+
+
+def tasks() -> list[Task]:
+    """What DVC's queue holds, the newest last; `killed` is a run that DVC itself takes for running for ever.
+
+    Raises UserError outside of a DVC repository.
+    """
+    from dvc.exceptions import DvcException  # a second
+    from dvc.repo import Repo
+
+    found = []
+    try:
+        with Repo() as repo:
+            queue = repo.experiments.celery_queue
+            for entry in queue.status():
+                process = queue.proc.get(entry["rev"])
+                pid = process.pid if process and process.returncode is None and psutil.pid_exists(process.pid) else None
+                state = STATES[entry["status"]]
+                if state == "running" and pid is None and entry["rev"] not in repr(queue.worker_status()):
+                    state = "killed"  # nothing runs, and no worker is about to start it or to collect what it made
+                log = Path(process.stdout) if process and process.stdout else None
+                name = entry["name"] or entry["rev"][:7]
+                found.append(Task(name, entry["rev"], entry["timestamp"], state, log, pid))
+    except DvcException as error:
+        raise UserError(f"DVC's queue cannot be read: {error}") from None
+    return sorted(found, key=lambda task: task.created)
+
+
+def stages_of(targets: Iterable[str]) -> list[Stage]:
+    """The stages of the root's dvc.yaml that `targets` need, themselves too; not the two that always run.
+
+    Raises UserError for a target that dvc.yaml does not have.
+    """
+    from dvc.dependency.param import ParamsDependency
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    found: dict[str, Stage] = {}
+    try:
+        with Repo() as repo:
+            for target in targets:
+                for stage in repo.stage.collect(target, with_deps=True):
+                    paths = (dep.def_path for dep in stage.deps if not isinstance(dep, ParamsDependency))
+                    if ":" not in stage.addressing:  # stages/dvc.yaml:env
+                        found[stage.addressing] = Stage(stage.addressing, tuple(map(str, paths)))
+    except DvcException as error:
+        raise UserError(f"dvc.yaml: {error}") from None
+    return list(found.values())
+
+
+def queue_experiment(name: str, targets: Sequence[str], changes: Sequence[str]) -> None:
+    """Queue `targets` of the workspace as it stands, with `changes` as `-S` takes them. Raises UserError."""
+    settings = [word for change in changes for word in ("-S", change)]
+    dvc("exp", "run", "--queue", "-n", name, *settings, *targets)
+
+
+def experiment(name: str) -> str:
+    """The commit of a finished experiment, the newest where several have the name. Raises UserError."""
+    listed = git("for-each-ref", "--sort=creatordate", "--format=%(objectname) %(refname)", "refs/exps").splitlines()
+    found = [line.split()[0] for line in listed if (ref := EXPERIMENT.search(line)) and ref[3] == name]
+    if not found:
+        raise UserError(f"{name}: no result of that name; see `dvc exp list` and `nightshift queue status`")
+    return found[-1]
+
+
+def show_experiments(history: bool) -> list[dict[str, Any]]:
+    """The JSON of `dvc exp show`: the workspace, and commits with their experiments. Raises UserError.
+
+    Commits are HEAD, the tips of local branches and what experiments are based on; with `history` all of them, which
+    takes DVC a quarter of a second each the first time.
+    """
+    if history:
+        chosen = ["--all-commits"]
+    else:
+        experiments = git("for-each-ref", "--format=%(refname)", "refs/exps").splitlines()
+        bases = [ref[1] + ref[2] for line in experiments if (ref := EXPERIMENT.fullmatch(line))]
+        queued = [git("rev-parse", f"{task.revision}^1").strip() for task in tasks()]
+        chosen = [word for rev in dict.fromkeys([*tips(), *bases, *queued]) for word in ("--rev", rev)]
+    states: list[dict[str, Any]] = json.loads(dvc("exp", "show", "--json", *chosen))
+    return states
+
+
+def tips() -> list[str]:
+    """The commits of HEAD and of the local branches. Raises UserError where there is no commit."""
+    head = git("rev-parse", "--verify", "HEAD").strip()
+    return list(dict.fromkeys([head, *git("for-each-ref", "--format=%(objectname)", "refs/heads").split()]))
+
+
+def untracked(paths: Iterable[str]) -> list[str]:
+    """Files below `paths` that git does not know, lock files of DVC apart (a run makes them anew)."""
+    listed = git("ls-files", "--others", "--exclude-standard", "--", *paths).splitlines()
+    return [path for path in listed if Path(path).name != "dvc.lock"]
+
+
+def changed_files(revision: str, paths: Sequence[str]) -> list[str]:
+    """Files below `paths` that the workspace has otherwise than `revision`, new ones too."""
+    known = git("diff", "--name-only", "--relative", revision, "--", *paths).splitlines()
+    return sorted({*known, *untracked(paths)})
+
+
+def file_at(revision: str, path: str) -> str | None:
+    """The text of a file at a revision, None where it has none."""
+    try:
+        return git("show", f"{revision}:./{path}")
+    except UserError:
+        return None
+
+
+def settings_files(revision: str, folder: Path) -> None:
+    """Write params.yaml and conf/ as `revision` has them below `folder`."""
+    for path in ["params.yaml", *git("ls-tree", "-r", "--name-only", revision, "conf").splitlines()]:
+        text = file_at(revision, path)
+        if text is not None:
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_text(text, encoding="utf-8")
+
+
+def locked(text: str | None) -> dict[str, Any]:
+    """The stages of a dvc.lock by name; empty where it is None or no lock."""
+    lock = parse(text or "")
+    stages = lock.get("stages") if isinstance(lock, dict) else None
+    return stages if isinstance(stages, dict) else {}
+
+
+def cache_folder() -> Path:
+    """Where DVC keeps files by their hash. Raises UserError outside of a DVC repository."""
+    return Path(dvc("cache", "dir").strip()) / "files" / "md5"
+
+
+def cached_json(cache: Path, md5: str) -> dict[str, Any] | None:
+    """The JSON object with this hash in `cache`, None where it is not there."""
+    path = cache / md5[:2] / md5[2:]
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def fetch(revision: str, paths: Iterable[str], folder: Path) -> None:
+    """Files and folders of a revision, from DVC's cache or git, into `folder` under their own paths."""
+    for path in paths:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        dvc("get", ".", path, "--rev", revision, "-o", str(folder / path), "-f")
+
+
+@contextmanager
+def put_aside(path: Path) -> Iterator[None]:
+    """Without this file for the block; afterwards it is there again."""
+    content = path.read_bytes() if path.is_file() else None
+    path.unlink(missing_ok=True)
+    try:
+        yield
+    finally:
+        if content is not None:
+            path.write_bytes(content)  # not a link of DVC's: git has this file
+
+
+def dvc(*arguments: str, **environment: str) -> str:
+    """What `dvc ...` prints. Raises UserError with the line that says why it failed."""
+    done = _run(sys.executable, "-m", "dvc", *arguments, **environment)
+    if done.returncode:
+        raise UserError(_reason(done.stderr))
+    return done.stdout
+
+
+def tried(*arguments: str) -> str | None:
+    """Run `dvc ...`: None where it worked, else the line that says why it did not."""
+    done = _run(sys.executable, "-m", "dvc", *arguments)
+    return _reason(done.stderr) if done.returncode else None
+
+
+def git(*arguments: str) -> str:
+    """What `git ...` prints. Raises UserError."""
+    try:
+        done = _run("git", "-c", "core.quotepath=off", *arguments)
+    except FileNotFoundError:
+        raise UserError("git is not installed, or not on the PATH") from None
+    if done.returncode:
+        raise UserError(f"`git {' '.join(arguments[:3])}` failed: {_reason(done.stderr)}")
+    return done.stdout
+
+
+def _run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """With this Python's folder first on the path: DVC starts `dvc` and `python` by name.
+
+    Output goes through files: a pipe would stay open, and be waited for, as long as the worker that DVC leaves behind.
+    """
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
+    with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
+        done = subprocess.run(
+            command, env=os.environ | {"PATH": path} | environment, stdout=stdout, stderr=stderr, check=False
+        )
+        texts = []
+        for file in (stdout, stderr):
+            file.seek(0)
+            texts.append(file.read().decode("utf-8", errors="replace"))
+    return subprocess.CompletedProcess(command, done.returncode, *texts)
+
+
+def _reason(stderr: str) -> str:
+    """The line of a stage that says what a user did wrong, else the first of DVC's errors, else the last line."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    for mark in ("error: ", "ERROR: "):
+        for line in lines:
+            if line.startswith(mark):
+                return line.removeprefix(mark)
+    return lines[-1] if lines else "no reason given"
