@@ -1,0 +1,19 @@
+"""Options that several commands have."""
+
+import argparse
+
+
+def add_changes(parser: argparse.ArgumentParser) -> None:
+    """Add `-S KEY=VALUE`, which may be given several times: `arguments.changes` is the list, as `params.read` takes it.
+
+    The values are those of `dvc exp run -S`.
+    """
+    parser.add_argument(
+        "-S",
+        "--set-param",
+        dest="changes",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="with this key of params.yaml changed, as `dvc exp run -S` takes it; may be given several times",
+    )
