@@ -1,11 +1,11 @@
-"""States of a run that was not finished, outside of what DVC knows: DVC deletes a stage's outputs before it runs it.
+"""Checkpoints of runs that were not finished, where DVC does not know of them: it deletes outputs before a stage runs.
 
     .nightshift/checkpoints/STAGE/FINGERPRINT/...      below DVC_ROOT, so that a queued run leaves them there, too
 
-The fingerprint is of everything that the result follows from: other settings, data, code or versions never go on with
-this run. A checkpoint is one safetensors file, written under a temporary name and renamed; the hash of its bytes is in
-its name. No pickle. When a stage has finished, its run stays until the stage after it starts: only then DVC has the
-output in its cache.
+A stage is `train@lora`. The fingerprint is of all that the result depends on: with other settings, data, code or
+versions a run never goes on from these states. A checkpoint is one safetensors file, written under a temporary name and
+renamed, with the hash of its bytes in its name; no pickle. When a stage has finished, its states stay until the stage
+after it starts: only then DVC has the output in its cache.
 """
 
 import hashlib
@@ -26,60 +26,90 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from nightshift.console.errors import UserError
-from nightshift.core.io import write_json
-from nightshift.core.hashing import sha256
 from nightshift.console.progress import say
-from nightshift.config.project import root
+from nightshift.core.hashing import sha256
+from nightshift.core.io import write_json
+from nightshift.core.project import root
 
 FOLDER = Path(".nightshift/checkpoints")
 PACKAGES = ("torch", "sam3", "peft", "safetensors", "numpy")
-KEPT = 2
+UNTRACKED = ("console", "config", "jobs", "commands")  # packages that cannot change a byte of a result
+FINISHED = "finished.json"  # in the folder of a run
+KEPT = 2  # checkpoints of a run
 POLL = 0.1  # seconds
+SECOND_SIGNAL = 1.0  # seconds
 
 
 class Interrupted(UserError):
-    """Ctrl-C or SIGTERM, after a checkpoint was written."""
+    """Ctrl-C or SIGTERM came, and a checkpoint was written."""
 
 
 def fingerprint(**parts: Any) -> str:
-    """Sixteen digits for these values, the versions of PACKAGES and the source of every module of ours in use."""
-    ours = (m.__file__ for name, m in sys.modules.items() if name.startswith("nightshift.") and m.__file__)
-    sources = [Path(file) for file in ours]
+    """Sixteen digits for what a result depends on: settings and data, versions of PACKAGES, and code.
+
+    Code is the source of every module of ours that is loaded, by its path in the package, but for those of UNTRACKED:
+    an edited error text does not make a checkpoint useless.
+
+    Args:
+        parts: anything that is JSON.
+    """
+    package = Path(__file__).parents[1]
     everything = {
         "parts": parts,
         "versions": {name: version(name) for name in PACKAGES},
-        "code": {path.name: sha256(path) for path in sorted(sources)},
+        "code": {path.relative_to(package).as_posix(): sha256(path) for path in _loaded_modules(package)},
     }
     return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def _loaded_modules(package: Path) -> list[Path]:
+    """Files of the loaded modules of a package, but for those of UNTRACKED."""
+    names = [name.split(".") for name in sys.modules if name.startswith(f"{package.name}.")]
+    files = {sys.modules[".".join(parts)].__file__ for parts in names if parts[1] not in UNTRACKED}
+    return sorted(Path(file) for file in files if file)
+
+
 def folder_of(stage: str, identity: str) -> Path:
+    """The folder of the run of `stage` whose fingerprint is `identity`."""
     return root() / FOLDER / stage / identity
 
 
 @contextmanager
 def run_folder(stage: str, identity: str, *, wait: bool = False) -> Iterator[Path]:
-    """The folder of this run of `stage`, locked while in use; the lock dies with its process.
+    """Lock the folder of this run as long as the block runs, and yield it; the lock ends with its process.
 
-    Another process may be at this very run: a second worker of the queue, or a trainer whose DVC was killed.
-    With `wait`, this one goes on from what that one leaves; else raises UserError.
+    Another process may be at this very run: a second worker of the queue, or a trainer whose DVC was killed. Where the
+    run is finished already, a line says so: what follows takes its result.
+
+    Args:
+        stage: such as `train@lora`.
+        identity: fingerprint of the run.
+        wait: for the other process, and go on from what it leaves.
+
+    Raises:
+        UserError: another process is at it, and `wait` is false.
     """
     folder = folder_of(stage, identity)
-    lock, busy, told = FileLock(folder / "lock", timeout=0), f"another process is at this very run of {stage}", False
+    lock, printed = FileLock(folder / "lock", timeout=0), False
+    busy = f"another process is at this very run of {stage} ({folder})"
     while not lock.is_locked:
         folder.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire()
-        except FileNotFoundError:  # tidied away in this moment
+        except FileNotFoundError:  # removed in this moment, by `tidy`
             continue
         except Timeout:
             if not wait:
-                raise UserError(f"{busy} ({folder}); wait for it, or stop it") from None
-            if not told:
-                print(f"{busy} ({folder}); this one waits for it", flush=True)  # at once, also into a log
-            told = True
+                raise UserError(f"{busy}; wait for it, or stop it") from None
+            if not printed:
+                print(f"{busy}; this one waits for it", flush=True)  # at once, also into a log
+            printed = True
             time.sleep(POLL)
     try:
+        note = folder / FINISHED
+        if note.is_file():
+            when = time.strftime("%Y-%m-%d %H:%M", time.localtime(note.stat().st_mtime))
+            say(f"{stage}: taken from the run that finished at {when}; to compute it anew, delete {folder}")
         yield folder
     finally:
         lock.release()
@@ -87,24 +117,24 @@ def run_folder(stage: str, identity: str, *, wait: bool = False) -> Iterator[Pat
 
 def finished(stage: str, identity: str, output: Path) -> None:
     """Note that the run made `output`."""
-    write_json(folder_of(stage, identity) / "finished.json", {"output": _mark(output)})
+    write_json(folder_of(stage, identity) / FINISHED, {"output": _mark(output)})
 
 
 def tidy(stage: str, output: Path) -> None:
     """Remove the run of `stage` that made `output`; called by the next stage, which starts when DVC has it."""
-    notes = list((root() / FOLDER / stage).glob("*/finished.json"))
-    made = _mark(output) if notes else ""
+    notes = list((root() / FOLDER / stage).glob(f"*/{FINISHED}"))
+    mark = _mark(output) if notes else ""
     for note in notes:
         try:
-            if json.loads(note.read_text(encoding="utf-8"))["output"] == made:
+            if json.loads(note.read_text(encoding="utf-8"))["output"] == mark:
                 with FileLock(note.parent / "lock", timeout=0):
                     shutil.rmtree(note.parent, ignore_errors=True)
-        except (FileNotFoundError, Timeout):  # another worker of the queue tidied it away, or goes on with it
+        except (FileNotFoundError, Timeout):  # another worker of the queue removed it, or goes on with it
             pass
 
 
 def _mark(output: Path) -> str:
-    """Names, sizes and first bytes of all files: tells two outputs apart without reading gigabytes."""
+    """A hash of names, sizes and first bytes of all files: it distinguishes outputs without reading gigabytes."""
     total = hashlib.sha256()
     for path in sorted(p for p in output.rglob("*") if p.is_file()):
         with path.open("rb") as file:
@@ -113,7 +143,14 @@ def _mark(output: Path) -> str:
 
 
 def save(folder: Path, step: int, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-    """Write the state after `step`, then drop all but the last two. `values`: anything that is JSON."""
+    """Write a checkpoint, and delete all but the last KEPT.
+
+    Args:
+        folder: of the run, or one in it.
+        step: by which checkpoints are ordered.
+        tensors: on the CPU, contiguous.
+        values: anything that is JSON.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / "state.tmp"
     save_file(tensors, temporary, metadata={"values": json.dumps(values)})
@@ -123,7 +160,7 @@ def save(folder: Path, step: int, tensors: dict[str, Tensor], values: dict[str, 
 
 
 def latest(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Tensors and values of the last whole state, None where there is none. One that is damaged is passed over."""
+    """Tensors and values of the last checkpoint that is not damaged, None where there is none."""
     for path in reversed(_states(folder)):
         try:
             if path.stem.split("-")[1] == sha256(path)[:16]:
@@ -137,29 +174,29 @@ def latest(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
 
 
 def _states(folder: Path) -> list[Path]:
-    """By step as a number: by name, the first of epoch 100 came before those of epoch 99 and was dropped."""
+    """Checkpoints in the order of their steps as numbers; names of steps with more digits sort otherwise."""
     return sorted(folder.glob("*-*.safetensors"), key=lambda path: int(path.stem.split("-")[0]))
 
 
 @contextmanager
 def stop_asked() -> Iterator[Callable[[], bool]]:
-    """A function that says whether Ctrl-C or SIGTERM came; a second Ctrl-C stops at once.
+    """Yield a function that says whether Ctrl-C or SIGTERM came; a second Ctrl-C ends the process at once.
 
-    At once after the first it is the same one: a terminal sends it to every process, and a parent passes it on.
+    Signals within SECOND_SIGNAL are one: a terminal sends Ctrl-C to every process, and a parent passes it on, too.
     """
-    asked: float | None = None
+    first: float | None = None
 
     def note(*_: object) -> None:
-        nonlocal asked
-        if asked is None:
-            asked = time.monotonic()
+        nonlocal first
+        if first is None:
+            first = time.monotonic()
             say("stopping after this step; a checkpoint is written first")
-        elif time.monotonic() - asked > 1:
+        elif time.monotonic() - first > SECOND_SIGNAL:
             raise KeyboardInterrupt
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: asked is not None
+        yield lambda: first is not None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

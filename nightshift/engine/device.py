@@ -1,4 +1,4 @@
-"""Where and how a stage computes: the device, and what makes two runs of it give the same bytes."""
+"""The device of a stage, and what makes two runs of it give the same bytes."""
 
 import ctypes
 import os
@@ -8,16 +8,17 @@ import sys
 import numpy as np
 import torch
 
-from nightshift.console.errors import UserError
 from nightshift.config.hardware import hardware
+from nightshift.console.errors import UserError
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}  # by encoder.precision; fp32 is not halved
 
 
 def device() -> torch.device:
-    """The device of hardware.yaml; `auto` is CUDA where there is some.
+    """The device that hardware.yaml names; `auto` is CUDA where torch sees a GPU. In a launched process its own GPU.
 
-    Raises UserError if it asks for CUDA and torch sees none: the probe cannot know the machine that trains.
+    Raises:
+        UserError: it names CUDA and torch sees no GPU.
     """
     wanted = hardware().device
     if wanted == "auto":
@@ -30,15 +31,14 @@ def device() -> torch.device:
 
 
 def seed_everything(seed: int) -> None:
-    """One seed for every generator, deterministic kernels, a fixed number of threads: sums add up in one order."""
+    """Seed every random generator, and fix kernels and the number of threads, so that sums keep their order."""
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
     torch.set_num_threads(hardware().threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = (
-        False  # it fills every new tensor: slow, and no result uses it
-    )
+    # filling every new tensor is slow, and no result uses what is filled
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def give_memory_back() -> None:
@@ -52,5 +52,10 @@ def give_memory_back() -> None:
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """`with autocast(device, "bf16"):` products in bfloat16; sums, norms and position tables stay in float32."""
+    """Matrix products in half precision; sums, norms and position tables stay in float32.
+
+    Args:
+        device: of the tensors.
+        precision: `bf16` or `fp16`; with `fp32` nothing changes.
+    """
     return torch.autocast(device.type, HALF.get(precision, torch.bfloat16), enabled=precision in HALF)

@@ -1,10 +1,10 @@
-"""Who computes on which device: no two runs of this machine land on the same GPU.
+"""File locks on devices, so that no two runs of this machine use the same GPU.
 
-A lock per device, in a folder that all checkouts and users of the machine share, and beside it a note for those who
-wait. The lock alone decides, and the system frees it the moment its process ends, however it ends. A GPU's lock is
-named by its UUID: with CUDA_VISIBLE_DEVICES one card may have different numbers in two processes. Without CUDA there is
-nothing to lease, unless hardware.yaml lists devices: the numbers are then slots, so that `[0]` lets one run in at a
-time. The probe (seconds, and little memory) and `stages.plan` lease nothing.
+There is one lock per device, in a folder that all checkouts and users of the machine share, and beside it a note for
+those who wait. The lock alone decides; the system frees it when its process ends, however it ends. A GPU's lock has the
+GPU's UUID in its name: with CUDA_VISIBLE_DEVICES one card may have different numbers in two processes. Without CUDA
+nothing is locked, unless hardware.yaml lists devices: the numbers are then slots, and `[0]` lets one run in at a time.
+The probe (seconds, and little memory) and `nightshift plan` lock nothing.
 """
 
 import json
@@ -19,38 +19,48 @@ from typing import Literal
 import torch
 from filelock import FileLock, Timeout
 
-from nightshift.engine.device import device
+from nightshift.config.hardware import hardware
 from nightshift.console.errors import UserError
 from nightshift.core.io import write_json
-from nightshift.config.hardware import hardware
-from nightshift.config.project import root
+from nightshift.core.project import root
+from nightshift.engine.device import device
 
 POLL = 0.25  # seconds
-EVERYONE = 0o666  # other users of the machine lock the same files
+EVERYONE = 0o666  # permissions of a lock: other users of the machine open the same file
 
 
 @contextmanager
-def leased(stage: str, count: int = 1, among: Sequence[int] | None = None) -> Iterator[list[int]]:
-    """Hold `count` devices of `among` (all that `numbers` has) and yield their numbers, none where it has none.
+def locked(stage: str, count: int = 1, among: Sequence[int] | None = None) -> Iterator[list[int]]:
+    """Lock devices for as long as the block runs, and make a single GPU the current one.
 
-    All or nothing, so two runs never wait for each other. While too few are free, says on one line who has them, and
-    waits. A single GPU is made the current one. Raises UserError as `numbers` does, and instead of waiting where
-    hardware.yaml says `busy: refuse`.
+    It locks all of them or none, so that two runs never wait for each other. While too few are free it prints one line
+    that says which runs have them, and waits.
+
+    Args:
+        stage: told to those who wait, such as `train@lora`.
+        count: how many devices.
+        among: numbers of those that may be taken; by default what `device_numbers` gives.
+
+    Yields:
+        The numbers of the locked devices; none where nothing is to be locked.
+
+    Raises:
+        UserError: as `device_numbers` does; and instead of waiting where hardware.yaml has `busy: refuse`.
     """
-    names = _names(numbers(count) if among is None else among)
+    names = _lock_names(device_numbers(count) if among is None else among)
     if not names:
         yield []
         return
-    refuse, said = hardware().busy == "refuse", ""
-    locks, busy = _take(stage, names, count)
+    refuse, printed = hardware().busy == "refuse", ""
+    locks, busy = _try_to_lock(stage, names, count)
     while busy:
         if refuse:
             raise UserError(f"{busy}; run it again later, or set busy: wait in hardware.yaml")
-        if busy != said:
+        if busy != printed:
             print(f"{stage} waits: {busy}", flush=True)  # at once, also into the log of a queued run
-            said = busy
+            printed = busy
         time.sleep(POLL)
-        locks, busy = _take(stage, names, count)
+        locks, busy = _try_to_lock(stage, names, count)
     try:
         if count == 1 and device().type == "cuda":
             torch.cuda.set_device(*locks)
@@ -60,41 +70,48 @@ def leased(stage: str, count: int = 1, among: Sequence[int] | None = None) -> It
             lock.release()
 
 
-def numbers(count: int) -> list[int]:
-    """The devices that `count` processes may run on, as torch counts them; none where nothing is to be leased.
+def device_numbers(count: int) -> list[int]:
+    """Numbers of the devices that `count` processes may run on, as torch counts; none where nothing is to be locked.
 
-    Raises UserError as `allowed` does.
+    Raises:
+        UserError: as `allowed_devices` does.
     """
     gpus = torch.cuda.device_count() if device().type == "cuda" else None
-    return allowed(hardware().devices, gpus, count)
+    return allowed_devices(hardware().devices, gpus, count)
 
 
-def allowed(wanted: Literal["auto"] | Sequence[int], gpus: int | None, count: int) -> list[int]:
-    """`numbers`, where hardware.yaml says `devices: wanted` and torch sees so many `gpus`, or None without CUDA.
+def allowed_devices(wanted: Literal["auto"] | Sequence[int], gpus: int | None, count: int) -> list[int]:
+    """Numbers of the devices that `count` processes may run on.
 
-    Raises UserError for a GPU that is not there, and where there are fewer devices than `count`.
+    Args:
+        wanted: `devices` of hardware.yaml.
+        gpus: how many torch sees, None without CUDA.
+        count: processes, each of which needs a device of its own.
+
+    Raises:
+        UserError: a GPU is not there, or there are fewer devices than processes.
     """
-    there = list(range(gpus or 0)) if wanted == "auto" else list(wanted)
-    if gpus is not None and (unknown := [number for number in there if number >= gpus]):
-        seen = ", ".join(map(str, range(gpus)))
-        raise UserError(f"hardware.yaml: devices: there is no GPU {unknown[0]}, torch sees {seen}")
-    if there and count > len(there):
-        found = f"there are {gpus} GPUs" if wanted == "auto" else f"hardware.yaml has devices: {there}"
-        raise UserError(f"{count} processes, but {found}; set processes: {len(there)} in hardware.yaml")
-    return there
+    numbers = list(range(gpus or 0)) if wanted == "auto" else list(wanted)
+    if gpus is not None and (unknown := [number for number in numbers if number >= gpus]):
+        visible = ", ".join(map(str, range(gpus)))
+        raise UserError(f"hardware.yaml: devices: there is no GPU {unknown[0]}, torch sees {visible}")
+    if numbers and count > len(numbers):
+        available = f"there are {gpus} GPUs" if wanted == "auto" else f"hardware.yaml has devices: {numbers}"
+        raise UserError(f"{count} processes, but {available}; set processes: {len(numbers)} in hardware.yaml")
+    return numbers
 
 
-def _names(there: Sequence[int]) -> dict[int, str]:
-    """Number -> a name that is the device's own, whatever its number: of a GPU the one that nvidia-smi gives it."""
+def _lock_names(numbers: Sequence[int]) -> dict[int, str]:
+    """Names of the locks by number of the device: of a GPU the UUID that nvidia-smi shows."""
     if device().type == "cuda":
-        return {number: f"GPU-{torch.cuda.get_device_properties(number).uuid}" for number in there}
-    return {number: f"slot-{number}" for number in there}
+        return {number: f"GPU-{torch.cuda.get_device_properties(number).uuid}" for number in numbers}
+    return {number: f"slot-{number}" for number in numbers}
 
 
-def _take(stage: str, names: dict[int, str], count: int) -> tuple[dict[int, FileLock], str]:
-    """The locks of the first `count` devices that are free, with notes; or none, and one line that says who has them.
+def _try_to_lock(stage: str, names: dict[int, str], count: int) -> tuple[dict[int, FileLock], str]:
+    """The locks of the first `count` free devices, with notes; or none of them, and a line about who has the others.
 
-    One process at a time: what it sees holds still, and a note beside a lock that is held is the holder's own.
+    One process at a time does this: so nothing changes while it looks, and a note beside a held lock is its holder's.
     """
     folder = _folder()
     locks: dict[int, FileLock] = {}
@@ -111,14 +128,15 @@ def _take(stage: str, names: dict[int, str], count: int) -> tuple[dict[int, File
             return locks, ""
         for lock in locks.values():
             lock.release()
-        holders: dict[str, list[str]] = {}
+        devices_of: dict[str, list[str]] = {}
         for number in sorted(names.keys() - locks.keys()):
-            what = f"{names[number].partition('-')[0]} {number}"
-            holders.setdefault(_holder(folder / f"{names[number]}.json"), []).append(what)
-    return {}, "; ".join(f"{' and '.join(which)} in use by {who}" for who, which in holders.items())
+            label = f"{names[number].partition('-')[0]} {number}"
+            devices_of.setdefault(_holder(folder / f"{names[number]}.json"), []).append(label)
+    return {}, "; ".join(f"{' and '.join(devices)} in use by {holder}" for holder, devices in devices_of.items())
 
 
 def _note(stage: str) -> dict[str, str | int]:
+    """Who this process is, for those who wait for it."""
     queued = root().resolve() != Path.cwd()
     return {
         "stage": stage,
@@ -129,19 +147,23 @@ def _note(stage: str) -> dict[str, str | int]:
     }
 
 
-def _holder(note: Path) -> str:
+def _holder(path: Path) -> str:
+    """A note as a phrase: `train@lora of /home/me/nightshift (process 71, since ...)`."""
     try:
-        told = json.loads(note.read_text(encoding="utf-8"))
+        note = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return "another user's run"  # whose umask keeps the note from us
-    queued = f"the queued run {told['queued']} of " if told["queued"] else ""
-    return f"{told['stage']} of {queued}{told['checkout']} (process {told['process']}, since {told['since']})"
+        return "another user's run"  # a note that the holder's umask keeps from us
+    queued = f"the queued run {note['queued']} of " if note["queued"] else ""
+    return f"{note['stage']} of {queued}{note['checkout']} (process {note['process']}, since {note['since']})"
 
 
 def _folder() -> Path:
-    """Below the system's temporary folder, and without its sticky bit: users could not open each other's files."""
-    folder = Path(tempfile.gettempdir()) / "nightshift-leases"
+    """The folder of the locks, in the system's temporary folder; without that folder's sticky bit.
+
+    With it, users could not open each other's files.
+    """
+    folder = Path(tempfile.gettempdir()) / "nightshift-locks"
     with suppress(FileExistsError):
         folder.mkdir()
-        folder.chmod(0o777)  # only one that was made here, never what a link points to
+        folder.chmod(0o777)  # only a folder that was made here, never what a link points to
     return folder

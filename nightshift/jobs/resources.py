@@ -1,4 +1,4 @@
-"""What a stage cost: reports/cost/STAGE.json, the only place for seconds, memory, machine and revision."""
+"""What a stage took: reports/cost/ARM/STEP.json, the only place for seconds, memory, machine and revision."""
 
 import os
 import platform
@@ -8,24 +8,32 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from nightshift.core.io import write_json
 from nightshift.config.hardware import hardware
+from nightshift.core.records import Cost
+
+WRITTEN = (":(exclude)*dvc.lock", ":(exclude)reports")  # by the run itself: no changes that somebody made
 
 
 @contextmanager
-def recorded(stage: str) -> Iterator[dict[str, Any]]:
-    """Time the block and write reports/cost/STAGE.json when it ends well; the block may add keys to the dict.
+def recorded(arm: str, step: str) -> Iterator[dict[str, float]]:
+    """Time the block, and write reports/cost/ARM/STEP.json when it ends without an exception.
 
-    `seconds_before` among them is the time of earlier processes, killed or stopped, whose work went into the result.
+    Args:
+        arm: name of the arm.
+        step: `encode`, `train` or `evaluate`.
+
+    Yields:
+        A dictionary to which the block may add the optional fields of `Cost` (`cases`, `seconds_per_epoch`, ...), and
+        `seconds_before`: time of earlier processes, killed or stopped, whose work went into the result.
     """
-    extra: dict[str, Any] = {}
+    extra: dict[str, float] = {}
     start = time.perf_counter()
     yield extra
-    record = {
-        "stage": stage,
-        "seconds": round(time.perf_counter() - start + extra.pop("seconds_before", 0.0), 3),
+    seconds = time.perf_counter() - start + extra.pop("seconds_before", 0.0)
+    values = {
+        "stage": f"{step}@{arm}",
+        "seconds": round(seconds, 3),
         "peak_memory_bytes": peak_memory(),
         "peak_device_memory_bytes": peak_device_memory(),
         **extra,
@@ -33,7 +41,7 @@ def recorded(stage: str) -> Iterator[dict[str, Any]]:
         "machine": machine(),
         "revision": revision(),
     }
-    write_json(Path("reports/cost") / f"{stage}.json", record)
+    Cost.model_validate(values).write(Path("reports/cost") / arm / f"{step}.json")
 
 
 def peak_memory() -> int:
@@ -41,7 +49,7 @@ def peak_memory() -> int:
     if sys.platform == "win32":
         import psutil
 
-        return psutil.Process().memory_info().peak_wset
+        return int(psutil.Process().memory_info().peak_wset)
     import resource
 
     size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -51,11 +59,11 @@ def peak_memory() -> int:
 def peak_device_memory() -> int:
     """Most that torch had of the GPU at a time, in bytes; 0 without one."""
     torch = sys.modules.get("torch")
-    return torch.cuda.max_memory_allocated() if torch and torch.cuda.is_available() else 0
+    return int(torch.cuda.max_memory_allocated()) if torch and torch.cuda.is_available() else 0
 
 
 def machine() -> dict[str, str]:
-    """System, processor and, where torch is already loaded, the GPU."""
+    """System, processor, cores and, where torch is loaded already, the GPU."""
     torch = sys.modules.get("torch")
     gpu = torch.cuda.get_device_name() if torch and torch.cuda.is_available() else "none"
     return {
@@ -64,9 +72,6 @@ def machine() -> dict[str, str]:
         "cores": str(os.cpu_count()),
         "gpu": gpu,
     }
-
-
-WRITTEN = (":(exclude)*dvc.lock", ":(exclude)reports")  # by the run itself: no changes that somebody made
 
 
 def revision() -> str:

@@ -1,0 +1,123 @@
+"""Starts the processes that share one run: `processes` of hardware.yaml on this machine, or those of a launcher.
+
+`accelerate` finds the backend (NCCL; gloo without CUDA and on Windows) and joins what torchrun, `accelerate launch` or
+SLURM describe in the environment (RANK, WORLD_SIZE, MASTER_ADDR ...).
+"""
+
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from importlib import import_module
+
+from torch.multiprocessing.spawn import ProcessExitedException, spawn
+
+from nightshift.config.hardware import hardware
+from nightshift.console import errors
+from nightshift.engine.device import device
+from nightshift.engine.distributed import rank
+from nightshift.jobs.gpu_lock import device_numbers, locked
+
+
+def run(stage: str, *arguments: str) -> None:
+    """Call `work(*arguments)` of a stage's module: here, in new processes of this machine, or as one of a launcher's.
+
+    Each process has a device to itself; where none is free, the run waits.
+
+    Args:
+        stage: the module, such as `stages.train`.
+        arguments: of its `work`, such as the name of an arm. The GPU lock then is that of `train@lora`.
+
+    Raises:
+        UserError: as `gpu_lock.locked` does.
+    """
+    label, processes = "@".join([stage.rpartition(".")[2], *arguments]), hardware().processes
+    if "RANK" in os.environ:
+        _run_launched(stage, arguments, label)
+    elif processes == 1:
+        with locked(label):
+            _work(stage, arguments)
+    else:
+        with locked(label, processes) as devices:
+            _spawn(stage, arguments, devices or list(range(processes)))
+
+
+def _work(stage: str, arguments: Sequence[str]) -> None:
+    import_module(stage).work(*arguments)
+
+
+def _run_launched(stage: str, arguments: Sequence[str], label: str) -> None:
+    """Run as one of the processes that a launcher started. The first one of a machine locks the devices of all of them.
+
+    The others wait where all processes meet, as long as torch lets them (10 minutes or more). One lock each would not
+    do: two runs could then hold one device each and wait for the other one.
+    """
+    local = int(os.environ.get("LOCAL_RANK", 0))
+    count = int(os.environ.get("LOCAL_WORLD_SIZE", local + 1))
+    devices = device_numbers(count)[:count]
+    with locked(label, count, devices) if local == 0 else nullcontext():
+        if devices:
+            os.environ["LOCAL_RANK"] = str(devices[local])
+        _join(lambda: _work(stage, arguments))
+
+
+def _join(work: Callable[[], None]) -> None:
+    """Join the other processes of the run, as the environment describes them, and call `work`."""
+    from accelerate import PartialState
+
+    state = PartialState(cpu=device().type == "cpu")
+    try:
+        work()
+    except errors.UserError:
+        if rank():
+            time.sleep(5)  # all processes met the same mistake: the first one reports it, and ends the others
+        raise
+    state.destroy_process_group()
+
+
+def _spawn(stage: str, arguments: Sequence[str], devices: Sequence[int]) -> None:
+    """Start a process for each of the devices and wait for all; SIGINT and SIGTERM are passed on to them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    place = (stage, arguments, devices, port)
+    context = spawn(_run_spawned, place, len(devices), join=False)  # type: ignore[no-untyped-call]
+
+    def pass_on(number: int, _: object) -> None:
+        for process in context.processes:
+            if process.is_alive():
+                os.kill(process.pid, number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, pass_on)
+    try:
+        while not context.join():
+            pass
+    except ProcessExitedException:
+        sys.exit(1)  # the process has reported why
+
+
+def _run_spawned(number: int, stage: str, arguments: Sequence[str], devices: Sequence[int], port: int) -> None:
+    """Describe the place of this process in the environment, as torchrun does, and run.
+
+    accelerate and `engine.device.device` take LOCAL_RANK for the number of the GPU.
+    """
+    size = len(devices)
+    place = {"RANK": number, "LOCAL_RANK": devices[number], "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
+    os.environ.update({key: str(value) for key, value in place.items()} | {"MASTER_ADDR": "127.0.0.1"})
+    os.environ["MASTER_PORT"] = str(port)
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    errors.run(lambda: _join(lambda: _work(stage, arguments)))
+
+
+def _exit_with_parent() -> None:
+    """End this process as soon as its parent has ended: a parent that is killed cannot do it."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
