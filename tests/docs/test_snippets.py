@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from nightshift.arms import lora
 from nightshift.backbone import encoder
-from nightshift.config.params import Settings
+from nightshift.config.params import ArmSettings
 from nightshift.core import tables
 from nightshift.model.card import NAME
 from nightshift.rope import RopeError
@@ -54,8 +54,8 @@ def test_the_assertion_is_explained_and_the_repair_works(size):
     assert names["model"].backbone.vision_backbone.trunk.blocks[7].attn.rope_cos.shape == (tokens, 32)
 
 
-def test_plain_peft_gives_our_features(small: Callable[[dict[str, str]], Settings]):
-    settings = small({"encoder.weights": "sam3.pt"}).arm("lora")
+def test_plain_peft_gives_our_features(small: Callable[..., ArmSettings]):
+    settings = small({"encoder.weights": "sam3.pt"}, "lora")
     neck = encoder.build(settings.preset)
     place = "detector.backbone.vision_backbone."
     torch.save({f"{place}{name}": value for name, value in neck.state_dict().items()}, "sam3.pt")
