@@ -116,7 +116,7 @@ def experiment(name: str) -> str:
     return found[-1]
 
 
-def show_experiments(history: bool) -> list[dict[str, Any]]:
+def show_experiments(history: bool) -> str:
     """The JSON of `dvc exp show`: the workspace, and commits with their experiments. Raises UserError.
 
     Commits are HEAD, the tips of local branches and what experiments are based on; with `history` all of them, which
@@ -129,8 +129,7 @@ def show_experiments(history: bool) -> list[dict[str, Any]]:
         bases = [ref[1] + ref[2] for line in experiments if (ref := EXPERIMENT.fullmatch(line))]
         queued = [git("rev-parse", f"{task.revision}^1").strip() for task in tasks()]
         chosen = [word for rev in dict.fromkeys([*tips(), *bases, *queued]) for word in ("--rev", rev)]
-    states: list[dict[str, Any]] = json.loads(dvc("exp", "show", "--json", *chosen))
-    return states
+    return dvc("exp", "show", "--json", *chosen)
 
 
 def tips() -> list[str]:
@@ -145,10 +144,11 @@ def untracked(paths: Iterable[str]) -> list[str]:
     return [path for path in listed if Path(path).name != "dvc.lock"]
 
 
-def changed_files(revision: str, paths: Sequence[str]) -> list[str]:
-    """Files below `paths` that the workspace has otherwise than `revision`, new ones too."""
-    known = git("diff", "--name-only", "--relative", revision, "--", *paths).splitlines()
-    return sorted({*known, *untracked(paths)})
+def changed_files(revision: str, paths: Sequence[str], other: str | None = None) -> list[str]:
+    """Files below `paths` that the workspace, or the revision `other`, has otherwise than `revision`; new ones too."""
+    revisions = [revision] if other is None else [revision, other]
+    known = git("diff", "--name-only", "--relative", *revisions, "--", *paths).splitlines()
+    return sorted({*known, *([] if other else untracked(paths))})
 
 
 def file_at(revision: str, path: str) -> str | None:

@@ -1,48 +1,68 @@
 """The table over all experiments: on made-up answers of `dvc exp show --json` as 3.67.1 gives them, and for real."""
 
+import argparse
 import csv
 import json
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
-import test_chain as chain
 import yaml
+from helpers import chain
 
-from nightshift.commands import experiments
+from nightshift.commands import experiments, leaderboard
+from nightshift.commands.experiments import Experiment, State
 from nightshift.console.errors import UserError
-from stages import leaderboard
 
 HASHES = {path: "1" * 32 for path in (experiments.INVENTORY, *experiments.SPLITS, *experiments.CODE)}
-CONF = "conf/data/synthetic.yaml"
+COST = {"stage": "x", "seconds": 20.0, "peak_memory_bytes": 1, "peak_device_memory_bytes": 0, "threads": 1}
 
 
 class Repository:
     """States as `dvc exp show` lists them, and the files of their revisions."""
 
     def __init__(self) -> None:
-        self.states, self.files, self.costs = [], {}, {}
+        self.states: list[dict[str, Any]] = []
+        self.files: dict[tuple[str, str], str] = {}
+        self.costs: dict[str, dict[str, Any]] = {}
+        self.changed: list[str] = ["nightshift/evaluation/measures.py"]
 
-    def add(self, rev, name=None, rank=8, delta=0.1, state=None, under=None, locked_rank=None, error=None, **changed):
-        """A workspace or commit, or under its revision an experiment in a `state`; `changed`: hashes by path's stem."""
+    def add(
+        self,
+        rev,
+        name=None,
+        rank=8,
+        delta=0.1,
+        state=None,
+        under=None,
+        locked_rank=None,
+        error=None,
+        arms=None,
+        reference="frozen",
+        **changed,
+    ):
+        """A workspace or commit, or under its revision an experiment in a `state`.
+
+        `arms`: more of them, by name the Dice above the reference's; `changed`: hashes by path's stem.
+        """
         hashes = {path: changed.get(Path(path).stem, md5) for path, md5 in HASHES.items()}
-        costs = {f"reports/cost/{s}_{a}.json": f"{s}{a}{rev}" for s in experiments.STEPS for a in experiments.ARMS}
-        params = {"params.yaml": {"use": {"data": "synthetic"}, "lora": {"rank": rank, "alpha": 16.0}, "frozen": {}}}
-        params[CONF] = {"patients": 8, "views": 2}
+        deltas = {"lora": delta} | (arms or {})
+        names = ["frozen", *deltas]
+        costs = {f"reports/cost/{a}/{s}.json": f"{s}{a}{rev}" for s in experiments.STEPS for a in names}
+        sections = {"frozen": {"kind": "frozen"}, "lora": {"kind": "lora", "rank": rank}}
+        params = {"use": {"data": "synthetic"}, "arms": sections | {a: {"kind": "lora", "rank": 1} for a in arms or {}}}
         locked = json.loads(json.dumps(params))
-        locked["params.yaml"]["lora"]["rank"] = locked_rank or rank
-        locked["params.yaml"]["use.data"] = locked["params.yaml"].pop("use")["data"]
-        self.files[rev, "dvc.lock"] = yaml.safe_dump({"stages": {"compare": {"params": locked, "of": [hashes, delta]}}})
-        arms = {"frozen": {"dice": 0.5, "ci95": [0.45, 0.55]}, "lora": {"dice": 0.5 + delta, "ci95": None}}
-        dice = {"frozen": 0.5, "lora": 0.5 + delta, "delta": delta, "ci95": [delta - 0.02, delta + 0.02], "p": 0.01}
-        self.files[rev, experiments.METRICS] = json.dumps(
-            {"verdict": "lora", "dice": dice, "arms": arms, "patients": 9}
-        )
-        self.costs |= {md5: {"seconds": 20.0} for md5 in costs.values()}
+        locked["arms"]["lora"]["rank"] = locked_rank or rank
+        lock = {"compare": {"params": {"params.yaml": locked}, "of": [hashes, deltas]}}
+        self.files[rev, "dvc.lock"] = yaml.safe_dump({"stages": lock})
+        self.files[rev, experiments.METRICS] = json.dumps(metrics(deltas, reference))
+        about = {"machine": {"gpu": "none"}, "revision": "a"}
+        self.costs |= {md5: COST | about for md5 in costs.values()}
         data = {
             "rev": rev,
             "timestamp": None if rev == "workspace" else f"2026-11-24T05:{10 + len(self.files)}:51",
-            "params": {file: {"data": values} for file, values in params.items()},
+            "params": {"params.yaml": {"data": params}},
             "metrics": {},  # it has no lists, so nothing is read from it
             "deps": {path: {"hash": md5, "size": 1, "nfiles": None} for path, md5 in hashes.items()},
             "outs": {
@@ -61,10 +81,34 @@ class Repository:
             base["experiments"] = [*(base["experiments"] or []), {"revs": [new], "executor": executor, "name": name}]
         return data
 
-    def table(self, head="a" * 40) -> dict[str, experiments.Experiment]:
+    def asked(self) -> experiments.Repository:
+        return experiments.Repository(
+            lambda rev, path: self.files.get((rev, path)), self.costs.get, lambda one, other: self.changed
+        )
+
+    def rows(self, head="a" * 40) -> dict[str, Experiment]:
         """By name or revision, in order."""
-        found = experiments.collect(self.states, lambda *key: self.files.get(key), self.costs.get)
-        return {", ".join(one.names) or one.revision: one for one in experiments.ranked(found, head)}
+        states = [State.model_validate(state) for state in self.states]
+        found = experiments.collect(states, self.asked())
+        return {", ".join(one.names) or one.revision: one for one in experiments.ranked(found, head, self.asked())}
+
+
+def metrics(deltas: dict[str, float], reference: str) -> dict[str, Any]:
+    """What compare writes, with a Dice of 0.5 for the frozen arm."""
+    dice = {"frozen": {"dice": 0.5, "ci95": [0.45, 0.55]}}
+    dice |= {arm: {"dice": 0.5 + delta, "ci95": None} for arm, delta in deltas.items()}
+    against = {
+        arm: {"delta": delta, "ci95": [delta - 0.02, delta + 0.02], "p": 0.01, "p_holm": 0.02, "verdict": "better"}
+        for arm, delta in deltas.items()
+    }
+    rest = {"level": 0.05, "patients_needed": None, "cases": 9, "patients": 9, "folds": 1, "seeds": 1}
+    return {
+        "reference": reference,
+        "verdict": "lora",
+        "recommended": "lora",
+        "arms": dice,
+        "against": {arm: value for arm, value in against.items() if arm != reference},
+    } | rest
 
 
 @pytest.fixture
@@ -77,7 +121,7 @@ def repository() -> Repository:
 
 def test_one_result_in_several_places_is_one_row(repository):
     repository.add("b" * 40)  # an older commit with the same dvc.lock
-    found = repository.table()
+    found = repository.rows()
     assert list(found) == ["main, workspace"]
     one = found["main, workspace"]
     assert (one.rank, one.revision, one.state) == (1, "aaaaaaa", "done")
@@ -91,50 +135,70 @@ def test_comparable_rows_are_ranked_by_difference_and_the_others_say_why(reposit
         ("c", "worse", -0.1, {}),
         ("d", "data", 0.9, {"inventory": "2", "test": "2", "train": "2"}),
         ("e", "split", 0.9, {"val": "2"}),
-        ("f", "code", 0.9, {"metrics": "2", "statistics": "2"}),
-        ("1", "both", 0.9, {"test": "2", "evaluation": "2"}),
+        ("f", "code", 0.9, {"evaluation": "2.dir"}),
+        ("1", "both", 0.9, {"test": "2", "reporting": "2.dir"}),
     ):
         repository.add(rev * 40, name, delta=delta, under="a" * 40, **changed)
-    found = repository.table()
+    repository.add("2" * 40, "reference", delta=0.9, under="a" * 40, reference="lora", arms={"frozen": 0.3})
+    found = repository.rows()
     assert list(found)[:3] == ["better", "main, workspace", "worse"]
-    assert [one.rank for one in found.values()] == [1, 2, 3, None, None, None, None]
+    assert [one.rank for one in found.values()] == [1, 2, 3] + 5 * [None]
     assert {name: one.why for name, one in found.items() if one.why} == {
         "data": "other data",
         "split": "other split",
-        "code": "other code (metrics.py, statistics.py)",
-        "both": "other split; other code (evaluation.py)",
+        "code": "other code (nightshift/evaluation/measures.py)",
+        "both": "other split; other code (nightshift/evaluation/measures.py)",
+        "reference": "another reference (lora)",
     }
 
 
-def test_without_a_workspace_the_head_is_the_reference_and_without_both_the_newest():
+def test_a_report_that_reads_otherwise_leaves_the_numbers_comparable(repository):
+    """The folder has another hash, and what makes the numbers is the same."""
+    repository.changed = []
+    repository.add("b" * 40, "wording", under="a" * 40, reporting="2.dir", rank=4)
+    assert repository.rows()["wording"].rank
+
+
+def test_an_experiment_is_as_good_as_its_best_arm(repository):
+    repository.add("b" * 40, "three", delta=-0.3, arms={"wide": 0.15}, under="a" * 40)
+    found = repository.rows()
+    assert list(found) == ["three", "main, workspace"]
+    assert found["three"].best[0] == "wide"
+    assert found["three"].seconds == {"frozen": 60.0, "lora": 60.0, "wide": 60.0}
+
+
+def test_without_a_workspace_the_head_is_the_measure_and_without_both_the_newest():
     repository = Repository()
     repository.add("a" * 40, "main")
-    repository.add("b" * 40, "other", metrics="2")
-    assert repository.table()["main"].rank == 1
-    assert repository.table(head="c" * 40)["other"].rank == 1
+    repository.add("b" * 40, "other", evaluation="2")
+    assert repository.rows()["main"].rank == 1
+    assert repository.rows(head="c" * 40)["other"].rank == 1
 
 
 @pytest.mark.parametrize("state", ["queued", "running", "failed"])
 def test_what_did_not_end_has_no_numbers_though_dvc_lists_those_of_its_base(repository, state):
     error = "Experiment run failed" if state == "failed" else None
     repository.add("b" * 40, "late", rank=16, under="a" * 40, state=state, error=error)
-    late = repository.table()["late"]
+    late = repository.rows()["late"]
     assert (late.rank, late.metrics, late.why) == (None, None, state)
-    assert late.settings["lora"]["rank"] == "16"
+    assert late.settings["arms"]["lora"]["rank"] == 16
 
 
 def test_a_part_of_the_pipeline_is_no_result(repository):
     repository.add("b" * 40, "target", rank=16, locked_rank=8, under="a" * 40)
     data = repository.add("c" * 40, "stopped", rank=4, under="a" * 40)
     data["deps"]["models/lora"], data["outs"]["models/lora"] = {"hash": "old"}, {"hash": "new"}
-    repository.add("d" * 40, "empty", under="a" * 40)
+    repository.add("d" * 40, "old", under="a" * 40)
     repository.files["d" * 40, experiments.METRICS] = '{"verdict": "lora"}'
-    repository.add("e" * 40, "gone", under="a" * 40, error="YAML file structure is corrupted")
-    why = {name: one.why for name, one in repository.table().items() if one.metrics is None}
+    repository.add("e" * 40, "removed", under="a" * 40)
+    del repository.files["e" * 40, experiments.METRICS]
+    repository.add("f" * 40, "gone", under="a" * 40, error="YAML file structure is corrupted")
+    why = {name: one.why for name, one in repository.rows().items() if one.metrics is None}
     assert why == {
         "target": "ran only in part",
         "stopped": "ran only in part",
-        "empty": "no results",
+        "old": "a result of another version",
+        "removed": "ran only in part",
         "gone": "not readable: YAML file structure is corrupted",
     }
 
@@ -142,7 +206,7 @@ def test_a_part_of_the_pipeline_is_no_result(repository):
 def test_an_edited_workspace_is_shown_with_the_settings_of_its_result():
     repository = Repository()
     repository.add("workspace", rank=32, locked_rank=8)
-    assert repository.table()["workspace"].settings["lora"]["rank"] == "8"
+    assert repository.rows()["workspace"].settings["arms"]["lora"]["rank"] == 8
 
 
 def test_commits_without_a_result_are_no_rows():
@@ -151,34 +215,30 @@ def test_commits_without_a_result_are_no_rows():
         repository.add(rev)
         del repository.files[rev, "dvc.lock"]
     repository.states[1]["data"] = None  # a commit that DVC cannot read at all
-    assert repository.table() == {}
+    assert repository.rows() == {}
 
 
 def test_time_is_empty_where_a_cost_is_not_in_the_cache(repository):
     del repository.costs["train" + "lora" + "a" * 40]
-    assert repository.table()["main, workspace"].seconds == {"frozen": 60.0, "lora": None}
+    assert repository.rows()["main, workspace"].seconds == {"frozen": 60.0, "lora": None}
 
 
-def test_only_settings_that_differ_are_columns_and_a_preset_counts_where_it_is_used():
-    def one(**settings):
-        return experiments.Experiment(["x"], ["a"], "", settings)
+def test_only_settings_that_differ_are_columns_and_an_arm_that_some_lack_is_one():
+    def one(arms, **settings):
+        return Experiment(["x"], ["a"], "", {"arms": arms} | settings)
 
+    frozen, lora = {"kind": "frozen"}, {"kind": "lora", "rank": 8}
     found = [
-        one(lora={"rank": "8", "alpha": "16.0"}, frozen={}, **{CONF: {"patients": "8", "views": "2"}}),
-        one(lora={"rank": "4", "alpha": "16.0"}, frozen={"epochs": "3"}, **{CONF: {"patients": "9", "views": "2"}}),
-        one(lora={"rank": "8", "alpha": "16.0"}, frozen={}, **{"conf/data/mine.yaml": {"kind": "folder"}}),
+        one({"frozen": frozen, "lora": lora}, train={"epochs": 12, "seeds": [0]}),
+        one({"frozen": frozen | {"epochs": 3}, "lora": lora | {"rank": 4}}, train={"epochs": 12, "seeds": [0]}),
+        one({"frozen": frozen, "lora": lora, "wide": lora}, train={"epochs": 12, "seeds": [0, 1]}),
     ]
-    assert experiments.differing(found) == {
-        "lora.rank": ["8", "4", "8"],
-        "frozen.epochs": ["", "3", ""],
-        f"{CONF}:patients": ["8", "9", ""],
+    assert leaderboard.differing(found).to_dict("list") == {
+        "arms.lora.rank": ["8", "4", "8"],
+        "train.seeds": ["[0]", "[0]", "[0, 1]"],
+        "arms.frozen.epochs": ["", "3", ""],
+        "arms.wide": ["", "", "{kind: lora, rank: 8}"],
     }
-
-
-def test_small_numbers_of_a_lock_are_numbers_and_hashes_are_text():
-    lock = "stages: {compare: {params: {params.yaml: {train: {learning_rate: 1e-05}}}, md5: 6e90a0d4}}"
-    assert experiments._settings(experiments._locked(lock)) == {"train": {"learning_rate": "1e-05"}}
-    assert experiments._run_with({"params.yaml": {"train": {"learning_rate": 1e-05}}}, experiments._locked(lock))
 
 
 class Page(HTMLParser):
@@ -192,8 +252,10 @@ class Page(HTMLParser):
 
 
 def written(repository: Repository, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, list[dict[str, str]]]:
-    monkeypatch.setattr(experiments, "load", lambda: list(repository.table().values()))
-    leaderboard.main(["-o", str(folder)])
+    monkeypatch.setattr(experiments, "load", lambda history: list(repository.rows().values()))
+    parser = argparse.ArgumentParser()
+    leaderboard.add_arguments(parser)
+    leaderboard.main(parser.parse_args(["-o", str(folder)]))
     with (folder / "leaderboard.csv").open(encoding="utf-8", newline="") as handle:
         return (folder / "leaderboard.html").read_text(encoding="utf-8"), list(csv.DictReader(handle))
 
@@ -208,27 +270,39 @@ def test_the_page_is_one_sortable_file_and_the_csv_has_the_same_rows(repository,
     tags = Page(text).tags
     assert not [1 for _, attributes in tags if "src" in attributes or "href" in attributes]
     columns = [attributes for tag, attributes in tags if tag == "th" and attributes.get("scope") == "col"]
-    assert len(columns) == len([1 for tag, _ in tags if tag == "button"]) == 11  # ten, and lora.rank
+    assert len(columns) == len([1 for tag, _ in tags if tag == "button"]) == 11  # ten, and the rank of LoRA
     assert {column["aria-sort"] for column in columns} == {"ascending", "none"}
     cells = [attributes for tag, attributes in tags if tag == "td"]
     assert len(cells) == 3 * 10  # and a th for the name
+    assert text.index(">Experiment<") < text.index(">arms.lora.rank<") < text.index(">Difference<")
     assert '+0.200 <span class="range">[0.180, 0.220]</span>' in text
     assert [(row["rank"], row["experiment"], row["why_not_ranked"]) for row in rows] == [
         ("1", evil, ""),
         ("2", "main, workspace", ""),
         ("", "late", "queued"),
     ]
-    assert (rows[0]["lora.rank"], rows[0]["delta_low"], rows[0]["frozen_high"]) == ("16", "0.180000", "0.550000")
-    assert rows[0]["lora_low"] == rows[2]["delta"] == ""
+    first = rows[0]
+    assert (first["arms.lora.rank"], first["delta_low"], first["frozen.high"]) == ("16", "0.180000", "0.550000")
+    assert (first["best"], first["lora.delta"], first["p"]) == ("lora", "0.200000", "0.020000")
+    assert first["lora.low"] == rows[2]["delta"] == ""
 
 
-def test_metrics_without_arms_or_interval_leave_cells_empty(repository, tmp_path, monkeypatch):
-    old = {"verdict": "undecided", "dice": {"frozen": 0.5, "lora": 0.6, "delta": 0.1, "ci95": None, "p": 0.5}}
-    for rev in ("workspace", "a" * 40):
-        repository.files[rev, experiments.METRICS] = json.dumps(old)
+def test_each_of_three_arms_has_its_columns(repository, tmp_path, monkeypatch):
+    repository.add("b" * 40, "three", arms={"wide": 0.15}, under="a" * 40)
     text, rows = written(repository, tmp_path, monkeypatch)
-    assert text.count("unbounded") == 1  # the difference: of one arm nothing is known
-    assert rows[0]["delta"] == "0.100000" and rows[0]["delta_low"] == rows[0]["frozen_low"] == rows[0]["patients"] == ""
+    assert ">Best arm<" in text and "(Holm)" in text
+    assert (rows[0]["experiment"], rows[0]["best"], rows[0]["wide.dice"]) == ("three", "wide", "0.650000")
+    assert rows[1]["wide.dice"] == rows[1]["arms.wide"] == "" and rows[0]["arms.wide"] == "{kind: lora, rank: 1}"
+
+
+def test_a_result_without_an_interval_says_so(repository, tmp_path, monkeypatch):
+    few = metrics({"lora": 0.1}, "frozen")
+    few["against"]["lora"]["ci95"] = None
+    for rev in ("workspace", "a" * 40):
+        repository.files[rev, experiments.METRICS] = json.dumps(few)
+    text, rows = written(repository, tmp_path, monkeypatch)
+    assert text.count("unbounded") == 1
+    assert rows[0]["delta"] == "0.100000" and rows[0]["delta_low"] == ""
 
 
 def test_nothing_at_all_is_one_line(tmp_path, monkeypatch):
@@ -247,22 +321,32 @@ def test_outside_of_a_repository_is_one_line(tmp_path, monkeypatch):
 def test_experiments_of_a_real_clone(tmp_path):
     folder = chain.clone(tmp_path / "clone")
     for rank in (2, 3):
-        done = chain.run(folder, "dvc", "exp", "run", "-n", f"rank-{rank}", "-S", f"lora.rank={rank}")
+        done = chain.run(folder, "dvc", "exp", "run", "-n", f"rank-{rank}", "-S", f"arms.lora.rank={rank}")
         assert done.returncode == 0, done.stdout + done.stderr
-    queued = chain.run(folder, "dvc", "exp", "run", "--queue", "-n", "late", "-S", "lora.rank=4")
+    part = chain.run(folder, "dvc", "exp", "run", "-n", "part", "-S", "arms.lora.rank=5", "train@lora")
+    assert part.returncode == 0, part.stderr
+    back = chain.run(folder, "dvc", "exp", "apply", "rank-3")
+    assert back.returncode == 0, back.stderr
+    queued = chain.run(folder, "dvc", "exp", "run", "--queue", "-n", "late", "-S", "arms.lora.rank=4")
     assert queued.returncode == 0, queued.stderr
-    done = chain.run(folder, "stages.leaderboard")
+    done = chain.run(folder, "nightshift", "leaderboard")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "2 of 3 ranked: reports/leaderboard/leaderboard.html"
+    assert done.stdout.splitlines()[-1] == "2 of 4 ranked: reports/leaderboard/leaderboard.html"
     with (folder / "reports/leaderboard/leaderboard.csv").open(encoding="utf-8", newline="") as handle:
         rows = {row["experiment"]: row for row in csv.DictReader(handle)}
-    assert {name: row["lora.rank"] for name, row in rows.items()} == {
+    assert {name: row["arms.lora.rank"] for name, row in rows.items()} == {
         "rank-2": "2",
         "rank-3, workspace": "3",
+        "part": "5",
         "late": "4",
     }
     assert rows["late"]["why_not_ranked"] == "queued" and rows["late"]["delta"] == ""
+    assert rows["part"]["why_not_ranked"] == "ran only in part"
     for name in ("rank-2", "rank-3, workspace"):
-        assert rows[name]["rank"] and float(rows[name]["frozen_seconds"]) > 0 and float(rows[name]["lora_seconds"]) > 0
+        assert rows[name]["rank"] and float(rows[name]["frozen.seconds"]) > 0 and float(rows[name]["lora.seconds"]) > 0
     metrics = json.loads((folder / "reports/comparison/metrics.json").read_text(encoding="utf-8"))
-    assert float(rows["rank-3, workspace"]["delta"]) == metrics["dice"]["delta"]
+    assert float(rows["rank-3, workspace"]["delta"]) == metrics["against"]["lora"]["delta"]
+    # A run that did not reach compare has no result in DVC's own table either.
+    states = json.loads(chain.run(folder, "dvc", "exp", "show", "--json").stdout)
+    shown = {group["name"]: group["revs"][0]["data"]["metrics"] for group in states[1]["experiments"]}
+    assert "data" not in shown["part"][experiments.METRICS] and shown["rank-2"][experiments.METRICS]["data"]
