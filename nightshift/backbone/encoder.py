@@ -6,27 +6,30 @@ Shapes: B cases, an R x R square of pixels, a g x g grid of tokens with g = R //
     tokens (B, g, g, D) --block k..depth-1--> features (B, D, g, g)                               `run_suffix`
     features (B, D, g, g) --neck--> levels (B, d_model, s g, s g) for s = 4, 2, 1, 0.5            `neck_levels`
 
-`run_suffix(run_prefix(x, k), k)` equals `trunk(x)[-1]` bit for bit, for any k: that is what lets an arm keep the tokens
-of its frozen blocks and train from there.
+`run_suffix(run_prefix(x, k), k)` equals `trunk(x)[-1]` bit for bit, for any k: so an arm may keep the tokens of its
+frozen blocks and train from there.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
-from nightshift.engine.device import HALF
+from nightshift.backbone.full_size import EncoderSize
+from nightshift.backbone.pretrained import file_of
+from nightshift.backbone.rope import make_real, make_tables, set_grid  # imports sam3 without its warnings, so first
 from nightshift.backbone.state_dict import load
 from nightshift.console.progress import say
-from nightshift.backbone.rope import make_real, make_tables, set_grid  # before sam3: it imports sam3 without its warnings
-from nightshift.config.params import ArmSettings, Encoder, Settings
-from nightshift.backbone.pretrained import file_of
 
-from sam3.model.necks import Sam3DualViTDetNeck  # isort: skip
+if TYPE_CHECKING:  # pydantic is not needed for anything here but `configured`
+    from nightshift.config.params import EncoderSettings
+
+from sam3.model.necks import Sam3DualViTDetNeck as Sam3DualViTDetNeck  # isort: skip
 from sam3.model.position_encoding import PositionEmbeddingSine  # isort: skip
-from sam3.model.vitdet import ViT, get_abs_pos  # isort: skip
+from sam3.model.vitdet import ViT as ViT, get_abs_pos  # isort: skip
 
 SCALE_FACTORS = (4.0, 2.0, 1.0, 0.5)
 
@@ -34,30 +37,36 @@ SCALE_FACTORS = (4.0, 2.0, 1.0, 0.5)
 class _LinspaceOnCpu(TorchFunctionMode):
     """`ViT.__init__` calls `.item()` on a linspace, which the meta device refuses: that one goes to the CPU."""
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
         kwargs = {**(kwargs or {}), "device": "cpu"} if func is torch.linspace else kwargs or {}
         return func(*args, **kwargs)
 
 
-def build(preset: Encoder, device: str = "cpu") -> Sam3DualViTDetNeck:
-    """Trunk and neck as the preset says, with random weights from its seed, frozen, in eval mode.
+def build(size: EncoderSize, device: str = "cpu") -> Sam3DualViTDetNeck:
+    """Trunk and neck of that size, with random weights from its seed, frozen, in eval mode.
 
     On `meta` it has shapes and no weights: the full size takes 0.3 s and no memory. Eval mode matters: a frozen block
     in training mode would drop paths at random (drop_path_rate).
     """
     with torch.random.fork_rng(devices=[]), torch.device(device), _LinspaceOnCpu():
-        torch.manual_seed(preset.seed)
+        torch.manual_seed(size.seed)
         trunk = ViT(
-            img_size=preset.img_size,
-            pretrain_img_size=preset.pretrain_img_size,
-            patch_size=preset.patch_size,
-            embed_dim=preset.embed_dim,
-            depth=preset.depth,
-            num_heads=preset.num_heads,
-            mlp_ratio=preset.mlp_ratio,
-            drop_path_rate=preset.drop_path_rate,
-            window_size=preset.window_size,
-            global_att_blocks=tuple(preset.global_blocks),
+            img_size=size.img_size,
+            pretrain_img_size=size.pretrain_img_size,
+            patch_size=size.patch_size,
+            embed_dim=size.embed_dim,
+            depth=size.depth,
+            num_heads=size.num_heads,
+            mlp_ratio=size.mlp_ratio,
+            drop_path_rate=size.drop_path_rate,
+            window_size=size.window_size,
+            global_att_blocks=tuple(size.global_blocks),
             # what follows is the same in every SAM 3
             norm_layer="LayerNorm",
             qkv_bias=True,
@@ -76,21 +85,28 @@ def build(preset: Encoder, device: str = "cpu") -> Sam3DualViTDetNeck:
         )
         neck = Sam3DualViTDetNeck(
             trunk=trunk,
-            position_encoding=PositionEmbeddingSine(num_pos_feats=preset.d_model),
-            d_model=preset.d_model,
+            position_encoding=PositionEmbeddingSine(num_pos_feats=size.d_model),
+            d_model=size.d_model,
             scale_factors=list(SCALE_FACTORS),
         )
     return neck.eval().requires_grad_(False)
 
 
 def configured(
-    settings: Settings | ArmSettings, device: str = "cpu", merge: Callable[[ViT], object] = lambda trunk: None
+    settings: "EncoderSettings", device: str = "cpu", merge: Callable[[ViT], object] = lambda trunk: None
 ) -> Sam3DualViTDetNeck:
-    """The encoder that params.yaml describes: weights, tables `repaired` for its resolution or `as_shipped`, precision.
+    """The encoder that the settings describe: weights, position tables, precision.
 
-    What `merge` adds to the weights is rounded with them, once. On `meta` there are no weights, whatever the settings
-    say. Raises UserError for weights that are missing or do not fit.
+    Args:
+        settings: the tables are made for its resolution (rope `repaired`), or left as they are (`as_shipped`).
+        device: on `meta` there are no weights, whatever the settings say.
+        merge: changes the trunk's weights in place, before they are rounded to half precision.
+
+    Raises:
+        UserError: weights that are missing or do not fit.
     """
+    from nightshift.engine.device import HALF  # imports pydantic
+
     file = None if device == "meta" else file_of(settings.encoder.weights)
     neck = build(settings.preset, "meta" if file else device)
     if file:
@@ -98,7 +114,7 @@ def configured(
         make_tables(neck.trunk)
     if settings.encoder.rope == "repaired":
         make_real(neck.trunk)
-        set_grid(neck.trunk, settings.resolution // settings.preset.patch_size)
+        set_grid(neck.trunk, settings.grid)
     merge(neck.trunk)
     if settings.encoder.precision in HALF:
         halve(neck, HALF[settings.encoder.precision])
@@ -114,7 +130,7 @@ def halve(neck: nn.Module, half: torch.dtype) -> None:
 
 def run_prefix(trunk: ViT, images: Tensor, end: int) -> Tensor:
     """Images (B, 3, R, R) through the patch embedding and blocks 0..end-1 -> tokens (B, g, g, D)."""
-    tokens = trunk.patch_embed(images)
+    tokens: Tensor = trunk.patch_embed(images)
     grid = tokens.shape[1], tokens.shape[2]
     tokens = tokens + get_abs_pos(
         trunk.pos_embed, trunk.pretrain_use_cls_token, grid, trunk.retain_cls_token, tiling=trunk.tile_abs_pos
@@ -135,11 +151,12 @@ def run_suffix(trunk: ViT, tokens: Tensor, start: int, activation_checkpointing:
             tokens = checkpoint(block, tokens, use_reentrant=False)
         else:
             tokens = block(tokens)
-    return trunk.ln_post(tokens).permute(0, 3, 1, 2)
+    features: Tensor = trunk.ln_post(tokens)
+    return features.permute(0, 3, 1, 2)
 
 
 def neck_levels(neck: Sam3DualViTDetNeck, features: Tensor) -> list[Tensor]:
-    """Features (B, D, g, g) -> the neck's levels, finest first. Its position encodings serve SAM 3's decoder only."""
+    """Features (B, D, g, g) -> the neck's levels, finest first, without the position encodings for SAM 3's decoder."""
     return [conv(features) for conv in neck.convs]
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from nightshift.console.errors import UserError
-from nightshift.config.project import root
+from nightshift.core.project import root
 
 RECORD = Path("data/weights.json")  # path as in params.yaml, size and sha256: what the arms depend on
 REPOSITORY, FILE = "facebook/sam3", "sam3.pt"

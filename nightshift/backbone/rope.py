@@ -1,44 +1,47 @@
-"""SAM 3's rotary position tables: why its attention asserts, what is wrong without a word, and the repair.
+"""SAM 3's rotary position tables: why its attention asserts, what is wrong without an error, and the repair.
 
 `sam3.model.vitdet.Attention.freqs_cis` is a table of one complex rotation per token and pair of channels, made for one
 grid: (window^2, head_dim / 2) in windowed blocks, (grid^2, head_dim / 2) in global ones. `reshape_for_broadcast`
-asserts that the table is as long as the tokens it meets. The repair, for any SAM 3 model, in three lines:
+asserts that the table is as long as the tokens it meets. The repair, for any SAM 3 model:
 
-    from nightshift.backbone.rope import make_real, set_grid
-    make_real(trunk)                  # real, non-persistent tables: DataParallel, DDP, bfloat16, state_dict
-    set_grid(trunk, pixels // 14)     # tables for the grid that the frames will have
+    from nightshift.rope import make_real, set_grid
+    make_real(trunk)                              # real, non-persistent tables: DataParallel, DDP, bfloat16, state_dict
+    set_grid(trunk, pixels=images.shape[-2:])     # tables for the grid that the frames will have
 """
 
-import math
+import traceback
 import warnings
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from types import FrameType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 
-from nightshift.console.errors import UserError
-from nightshift.backbone.state_dict import open_weights
+from nightshift.backbone.rope_error import (
+    ASSERTS,
+    REPLICA,
+    Failure,
+    RopeError,
+    call_of,
+    dropped,
+    failure_of,
+    grid_cure,
+    patch_of,
+    size,
+)
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # sam3 imports its video code, which warns about CUDA and torch.jit
     import sam3
-    from sam3.model.vitdet import Attention
+    from sam3.model.vitdet import Attention as Attention
+    from sam3.model.vitdet import ViT
 
-SAM3 = sam3.__file__  # which sam3 this is: the package, or a clone of its repository
-
-CURES = {
-    "grid": "call nightshift.backbone.rope.set_grid(trunk, pixels // 14), or feed the size that the tables were made for",
-    "replica_real_view": "call nightshift.backbone.rope.make_real(trunk) before DataParallel, or wrap only the trained head, or "
-    "use torch >= 2.11",
-}
+SAM3 = str(sam3.__file__)  # which sam3 this is: the package, or a clone of its repository
 
 
-class RealAttention(Attention):
+class RealAttention(Attention):  # type: ignore[misc]
     """SAM 3's attention with its table as two real float32 buffers, `rope_cos` and `rope_sin` (tokens, head_dim / 2).
 
     Real, so that no replica, collective or cast takes the complex table apart; not persistent, so that a state_dict
@@ -46,6 +49,8 @@ class RealAttention(Attention):
     """
 
     rope_grid: tuple[int, int]
+    rope_cos: Tensor
+    rope_sin: Tensor
 
     def set_tables(self, rows: int, columns: int) -> None:
         """Tables for a grid of rows x columns tokens, on the device of the weights."""
@@ -55,36 +60,41 @@ class RealAttention(Attention):
         for name, part in (("rope_cos", table.real), ("rope_sin", table.imag)):
             self.register_buffer(name, part.float().to(device), persistent=False)
 
+    def forward(self, x: Tensor) -> Tensor:
+        """As sam3's. x (B, rows, columns, C) -> the same shape.
+
+        Raises RopeError for another grid than the tables', also for one with as many tokens.
+        """
+        rows, columns = x.shape[1:3]
+        if (rows, columns) != self.rope_grid:
+            call = call_of(frame for frame, _ in traceback.walk_stack(None))
+            cure = grid_cure(call, rows * columns, self.rope_grid[0] * self.rope_grid[1])
+            raise RopeError(f"tables for {_grid(self.rope_grid)} tokens met {_grid((rows, columns))}; {cure}")
+        result: Tensor = super().forward(x)
+        return result
+
     def _apply_rope(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-        if self.rope_cos.shape != (q.shape[-2], q.shape[-1] // 2):
-            raise RopeError(
-                f"tables for {self.rope_grid[0]} x {self.rope_grid[1]} tokens met {q.shape[-2]} tokens; {CURES['grid']}"
-            )
         return self._rotate(q), self._rotate(k)
 
     def _rotate(self, x: Tensor) -> Tensor:
         """x (B, heads, tokens, head_dim): channels 2i and 2i + 1 are one complex number, turned by the table."""
-        real, imaginary = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+        real, imaginary = x.float().unflatten(-1, (-1, 2)).unbind(-1)  # type: ignore[no-untyped-call]
         turned = (
             real * self.rope_cos - imaginary * self.rope_sin,
             real * self.rope_sin + imaginary * self.rope_cos,
         )
         return torch.stack(turned, dim=-1).flatten(-2).type_as(x)
 
-    def _apply(self, fn, recurse: bool = True) -> "RealAttention":
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "RealAttention":
         """Moves go along, casts do not; from the meta device the tables are computed, not left empty."""
         super()._apply(fn, recurse)
         self.set_tables(*self.rope_grid)
         return self
 
-    def _load_from_state_dict(self, state_dict, prefix, *arguments) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *arguments: object) -> None:
         """SAM 3's files carry tables made at 1008 pixels; they are no weights, and ours follow the grid."""
         state_dict.pop(prefix + "freqs_cis", None)
         super()._load_from_state_dict(state_dict, prefix, *arguments)
-
-
-class RopeError(RuntimeError):
-    """SAM 3's bare assertion, in a sentence: cause and cure."""
 
 
 def table_of(attention: Attention, rows: int, columns: int) -> Tensor:
@@ -92,7 +102,9 @@ def table_of(attention: Attention, rows: int, columns: int) -> Tensor:
 
     In float32 like a trunk built for that grid, so that the two are the same bit for bit.
     """
-    return attention.compute_cis(end_x=columns, end_y=rows, scale_pos=scale_of(attention, rows, columns))
+    scale = scale_of(attention, rows, columns)
+    table: Tensor = attention.compute_cis(end_x=columns, end_y=rows, scale_pos=scale)
+    return table
 
 
 def rope_table(rows: int, columns: int, head_dim: int, theta: float, scale: float) -> Tensor:
@@ -109,28 +121,59 @@ def rope_table(rows: int, columns: int, head_dim: int, theta: float, scale: floa
 
 
 def scale_of(attention: Attention, rows: int, columns: int) -> float:
-    """window / grid for interpolated RoPE, else 1. A grid that is not square is scaled by its longer side."""
-    return attention.rope_pt_size[0] / max(rows, columns) if attention.rope_interp else 1.0
+    """window / grid for interpolated RoPE, else 1.
+
+    SAM 3 itself makes square tables only. For another grid the longer side counts: both axes keep one scale, and no
+    position lies outside the window that the encoder was pretrained with.
+    """
+    return float(attention.rope_pt_size[0] / max(rows, columns)) if attention.rope_interp else 1.0
 
 
 def attentions(trunk: nn.Module) -> list[tuple[int, Attention, bool]]:
-    """(block index, its attention, whether it is windowed) for each block of the trunk."""
-    return [(i, block.attn, block.window_size > 0) for i, block in enumerate(trunk.blocks)]
+    """(block index, its attention, whether it is windowed) for each block of the trunk.
+
+    Raises RopeError for a module that is no trunk of SAM 3; it names the trunk inside, where there is one.
+    """
+    if not _is_trunk(trunk):
+        raise RopeError(_not_a_trunk(trunk))
+    return [(i, block.attn, block.window_size > 0) for i, block in enumerate(_blocks(trunk))]
 
 
-def set_grid(trunk: nn.Module, grid: int) -> None:
-    """Regenerate the tables of the global blocks in place for grid x grid tokens, with the right scale.
+def set_grid(
+    trunk: nn.Module, grid: int | Sequence[int] | None = None, *, pixels: int | Sequence[int] | None = None
+) -> None:
+    """Regenerate the tables of the global blocks in place for another grid, with the right scale.
 
     Windowed blocks see windows, whatever the grid: their tables stay. Works before and after `make_real`.
+
+    Args:
+        trunk: sam3's `ViT`, `model.backbone.vision_backbone.trunk` of a whole model.
+        grid: (rows, columns) of tokens, or one number for both.
+        pixels: instead of `grid`, (height, width) of the frames, `images.shape[-2:]`, or one number for both.
+
+    Raises:
+        RopeError: a side in `pixels` that is no multiple of the patch (its last pixels would be dropped), or no trunk.
     """
-    for _, attention, windowed in attentions(trunk):
-        attention.input_size = attention.input_size if windowed else (grid, grid)
+    if (grid is None) == (pixels is None):
+        raise TypeError("set_grid: expected either grid, in tokens, or pixels=")
+    blocks = attentions(trunk)
+    if pixels is not None:
+        frame, patch = _pair(pixels), patch_of(trunk)
+        if lost := dropped(frame, patch):
+            raise RopeError(lost)
+        rows, columns = frame[0] // patch, frame[1] // patch
+    else:
+        rows, columns = _pair(grid)
+    if rows < 1 or columns < 1:
+        raise RopeError(f"a grid of {_grid((rows, columns))} tokens: expected one at least")
+    for _, attention, windowed in blocks:
         if windowed:
             continue
+        attention.input_size = rows, columns
         if isinstance(attention, RealAttention):
-            attention.set_tables(grid, grid)
+            attention.set_tables(rows, columns)
         else:
-            attention.freqs_cis = table_of(attention, grid, grid).to(attention.freqs_cis.device)
+            attention.freqs_cis = table_of(attention, rows, columns).to(attention.freqs_cis.device)
 
 
 def make_tables(trunk: nn.Module) -> None:
@@ -140,7 +183,10 @@ def make_tables(trunk: nn.Module) -> None:
 
 
 def make_real(trunk: nn.Module) -> None:
-    """Swap every attention of the trunk for `RealAttention`, in place; weights, names and adapters stay as they are."""
+    """Swap every attention of the trunk for `RealAttention`, in place; weights, names and adapters stay as they are.
+
+    Raises RopeError for a module that is no trunk of SAM 3, such as the whole model.
+    """
     for _, attention, _ in attentions(trunk):
         if not isinstance(attention, RealAttention):
             del attention.freqs_cis
@@ -148,45 +194,24 @@ def make_real(trunk: nn.Module) -> None:
             attention.set_tables(*attention.input_size)
 
 
-@dataclass(frozen=True)
-class Failure:
-    """A failed assertion: the block, the shape of the table there, and the shape that the tokens asked for."""
-
-    block: int
-    table_shape: tuple[int, ...]
-    expected_shape: tuple[int, ...]
-
-    @property
-    def cause(self) -> str:
-        """Read from the shapes: a real view of a complex table ends in (channels, 2); else the token counts differ."""
-        if self.table_shape == (*self.expected_shape, 2):
-            return "replica_real_view"
-        return "grid"
-
-    def __str__(self) -> str:
-        why = {
-            "grid": f"the position table has {self.table_shape[0]} rows, made for another frame size, and meets "
-            f"{self.expected_shape[0]} tokens",
-            "replica_real_view": "a DataParallel replica holds the complex position table as a real view",
-        }
-        where = f"block {self.block}: " if self.block >= 0 else ""
-        shapes = f"table {self.table_shape}, tokens {self.expected_shape}"
-        return f"{where}{why[self.cause]} ({shapes}); {CURES[self.cause]}"
-
-
 @contextmanager
 def explain() -> Iterator[None]:
     """Turn SAM 3's bare assertion, raised anywhere inside the block, into one sentence of cause and cure.
 
+    Warns (UserWarning) where a trunk runs and its output is wrong: frames of which pixels are dropped, and frames whose
+    grid has as many tokens as the one that the tables were made for.
     Raises RopeError instead of that AssertionError; every other exception passes through untouched.
     """
+    handle = register_module_forward_hook(_warn)
     try:
         yield
     except AssertionError as error:
         failure = failure_of(error)
-        if failure is None:
+        if failure is None and ASSERTS not in str(error):  # DataParallel raises a copy that has the traceback as text
             raise
-        raise RopeError(str(failure)) from error
+        raise RopeError(str(failure or REPLICA)) from error
+    finally:
+        handle.remove()
 
 
 def first_failure(trunk: nn.Module, images: Tensor) -> Failure | None:
@@ -205,31 +230,46 @@ def first_failure(trunk: nn.Module, images: Tensor) -> Failure | None:
     return None
 
 
-def failure_of(error: AssertionError) -> Failure | None:
-    """Block and shapes from the frames that the error passed, None if it is not SAM 3's RoPE assertion.
+def _warn(module: nn.Module, inputs: tuple[object, ...], _output: object) -> None:
+    """A forward hook of all modules: what a trunk did wrong without an error."""
+    if not isinstance(module, ViT) or not inputs or not isinstance(inputs[0], Tensor):
+        return
+    pixels, patch = (inputs[0].shape[-2], inputs[0].shape[-1]), patch_of(module)
+    if lost := dropped(pixels, patch):
+        warnings.warn(lost, stacklevel=2)
+    grid = pixels[0] // patch, pixels[1] // patch
+    made_for = {tuple(attention.input_size) for _, attention, windowed in attentions(module) if not windowed}
+    for other in sorted(made_for - {grid}):
+        warnings.warn(
+            f"frames of {size(pixels)} px are {_grid(grid)} tokens and meet position tables made for {_grid(other)}, "
+            f"of as many: positions are wrong; call nightshift.rope.set_grid(trunk, pixels={pixels})",
+            stacklevel=2,
+        )
 
-    By the names of functions, never by lines, which move between versions of sam3. The block is the trunk's loop
-    variable, -1 where the model is not run by sam3's own `ViT.forward`.
-    """
-    block, trace = -1, error.__traceback__
-    while trace.tb_next is not None:
-        frame: FrameType = trace.tb_frame
-        if frame.f_code.co_name == "forward" and hasattr(frame.f_locals.get("self"), "blocks"):
-            block = frame.f_locals.get("i", -1)
-        trace = trace.tb_next
-    if trace.tb_frame.f_code.co_name != "reshape_for_broadcast":
-        return None
-    tensors = trace.tb_frame.f_locals
-    return Failure(block, tuple(tensors["freqs_cis"].shape), tuple(tensors["x"].shape[-2:]))
+
+def _is_trunk(module: nn.Module) -> bool:
+    blocks = _blocks(module)
+    return bool(blocks) and all(isinstance(getattr(block, "attn", None), Attention) for block in blocks)
 
 
-def grids_of_file(path: Path) -> dict[int, int]:
-    """What the tables in a weights file are made for: {side of the grid or window in tokens: number of blocks}.
+def _blocks(module: nn.Module) -> list[Any]:
+    blocks = getattr(module, "blocks", None)
+    return list(blocks) if isinstance(blocks, nn.ModuleList) else []
 
-    Raises UserError as `open_weights` does, or for a file without `freqs_cis` (the transformers layout keeps none).
-    """
-    shapes = {name: value.shape for name, value in open_weights(path).items()}
-    tokens = Counter(shape[0] for name, shape in shapes.items() if name.endswith("freqs_cis"))
-    if not tokens:
-        raise UserError(f"{path}: no freqs_cis among its {len(shapes)} tensors")
-    return {math.isqrt(length): blocks for length, blocks in sorted(tokens.items())}
+
+def _not_a_trunk(module: object) -> str:
+    name = type(module).__name__
+    if isinstance(module, nn.Module):
+        inside = next((path for path, part in module.named_modules() if _is_trunk(part)), None)
+        if inside:
+            return f"{name} is not SAM 3's trunk, but has it inside: give model.{inside}"
+    return f"{name} is not SAM 3's trunk: expected a sam3.model.vitdet.ViT, model.backbone.vision_backbone.trunk"
+
+
+def _pair(sides: int | Sequence[int] | None) -> tuple[int, int]:
+    rows, columns = (sides, sides) if isinstance(sides, int) else sides or (0, 0)
+    return int(rows), int(columns)
+
+
+def _grid(grid: tuple[int, int]) -> str:
+    return f"{grid[0]} x {grid[1]}"

@@ -9,6 +9,7 @@ The first is SAM 3's own (`sam3.pt`, sometimes all under `model`), the second Hu
 (`freqs_cis`) are no weights: they are made for the frames at hand (nightshift/backbone/rope.py).
 """
 
+import math
 import re
 import zipfile
 from collections import Counter
@@ -55,8 +56,8 @@ class Loaded:
     converted: dict[str, int]
 
     def __str__(self) -> str:
-        told = f"weights: {self.used} tensors of {self.path.name} ({self.layout} layout), {self.ignored} others ignored"
-        return told + "".join(f", {n} converted from {dtype} to float32" for dtype, n in self.converted.items())
+        used = f"weights: {self.used} tensors of {self.path.name} ({self.layout} layout), {self.ignored} others ignored"
+        return used + "".join(f", {n} converted from {dtype} to float32" for dtype, n in self.converted.items())
 
 
 def open_weights(path: Path) -> dict[str, Tensor]:
@@ -127,6 +128,18 @@ def load(neck: nn.Module, path: Path) -> Loaded:
         )
     neck.load_state_dict(state, strict=True, assign=True)
     return Loaded(path, layout, len(used), len(file) - len(used), dict(converted))
+
+
+def grids_of_file(path: Path) -> dict[int, int]:
+    """What the tables in a weights file are made for: {side of the grid or window in tokens: number of blocks}.
+
+    Raises UserError as `open_weights` does, or for a file without `freqs_cis` (the transformers layout keeps none).
+    """
+    shapes = {name: value.shape for name, value in open_weights(path).items()}
+    tokens = Counter(shape[0] for name, shape in shapes.items() if name.endswith("freqs_cis"))
+    if not tokens:
+        raise UserError(f"{path}: no freqs_cis among its {len(shapes)} tensors")
+    return {math.isqrt(length): blocks for length, blocks in sorted(tokens.items())}
 
 
 def _layout_of(path: Path, names: dict[str, Tensor]) -> tuple[str, str]:

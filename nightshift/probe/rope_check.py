@@ -1,9 +1,9 @@
-"""What the meta device cannot see: whether the rotation that an attention really applies is the right one.
+"""Whether an attention rotates its queries by the right positions, which the meta device cannot tell.
 
 Real forwards of a shallow trunk, compared with the right answer in float64; the cause is read from the table it holds.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nightshift.backbone import encoder
 from nightshift.backbone.rope import Attention, RealAttention, attentions, rope_table, scale_of
+from nightshift.backbone.rope_error import patch_of
 
 TOLERANCE = 0.02  # relative: bfloat16 queries differ by 0.004, a table without its imaginary part by 0.4
 
@@ -31,14 +32,14 @@ def first_wrong(trunk: encoder.ViT, images: Tensor) -> Wrong | None:
     Causes: `imaginary_lost` (a table that was complex is real), `unscaled` (positions not interpolated), `positions`
     (made for another grid with as many tokens), `values` (anything else), `pixels_dropped` (see `drops_pixels`).
     """
-    patch = trunk.patch_embed.proj.stride[0]
+    patch = patch_of(trunk)
     rows, columns = images.shape[-2] // patch, images.shape[-1] // patch
-    with torch.no_grad(), _recorded(trunk) as seen:
+    with torch.no_grad(), _recorded(trunk) as queries:
         trunk(images)
     for block, attention, windowed in attentions(trunk):
         window = attention.input_size[0]
-        grid = (window, window) if windowed else (rows, columns)
-        before, after = seen[block]
+        grid: tuple[int, int] = (window, window) if windowed else (rows, columns)
+        before, after = queries[block]
         right = _turned(before.double(), rope_table(*grid, attention.head_dim, attention.rope_theta,
                                                     scale_of(attention, *grid)))  # fmt: skip
         error = float((after.double() - right).norm() / right.norm())
@@ -59,12 +60,12 @@ def drops_pixels(trunk: encoder.ViT, images: Tensor) -> bool:
 @contextmanager
 def _recorded(trunk: encoder.ViT) -> Iterator[dict[int, tuple[Tensor, Tensor]]]:
     """Queries (heads of the last window only) before and after the rotation, by block; the trunk is left as it was."""
-    seen: dict[int, tuple[Tensor, Tensor]] = {}
+    queries: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def record(block: int, attention: Attention):
+    def record(block: int, attention: Attention) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
         def apply(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-            turned = type(attention)._apply_rope(attention, q, k)
-            seen[block] = q[-1:], turned[0][-1:]
+            turned: tuple[Tensor, Tensor] = type(attention)._apply_rope(attention, q, k)
+            queries[block] = q[-1:], turned[0][-1:]
             return turned
 
         return apply
@@ -72,14 +73,15 @@ def _recorded(trunk: encoder.ViT) -> Iterator[dict[int, tuple[Tensor, Tensor]]]:
     for block, attention, _ in attentions(trunk):
         attention._apply_rope = record(block, attention)
     try:
-        yield seen
+        yield queries
     finally:
         for _, attention, _ in attentions(trunk):
             del attention._apply_rope
 
 
 def _turned(x: Tensor, table: Tensor) -> Tensor:
-    return torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous()) * table).flatten(-2)
+    pairs = torch.view_as_complex(x.reshape(*x.shape[:-1], -1, 2).contiguous())
+    return torch.view_as_real(pairs * table).flatten(-2)
 
 
 def _cause(attention: Attention, grid: tuple[int, int]) -> str:
@@ -89,7 +91,7 @@ def _cause(attention: Attention, grid: tuple[int, int]) -> str:
         return "imaginary_lost"
     else:
         held = attention.freqs_cis.to(torch.complex128)
-    make = (attention.head_dim, attention.rope_theta)
+    make: tuple[int, float] = (attention.head_dim, attention.rope_theta)
     if _close(held, rope_table(*grid, *make, 1.0)):
         return "unscaled"
     tokens = grid[0] * grid[1]

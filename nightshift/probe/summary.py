@@ -1,45 +1,121 @@
-"""What the probe's cases say: the four hypotheses, the contradictory fixes, the sizes to use, each arm's verdict."""
+"""What the probe's cases say: the four hypotheses, the contradictory fixes, the causes and the sizes to use.
 
-from collections import Counter
-from typing import Any
+Frames of cases have the columns of `cases.ProbeCase`, as `frame_of` makes them.
+"""
 
-from nightshift.probe.cases import Row
-from nightshift.config.params import Encoder, Settings
+from collections.abc import Sequence
+from dataclasses import asdict
 
-SAME = ("encoder", "height", "width", "wrapper", "dtype", "table")
+import pandas as pd
+
+from nightshift.backbone.full_size import EncoderSize
+from nightshift.core.records import Record
+from nightshift.probe.cases import COLUMNS, ProbeCase
+from nightshift.probe.names import CAUSES
+
+SAME = ["encoder", "height", "width", "wrapper", "dtype", "table"]  # of a case with an adapter and of one without
+END = ["outcome", "cause", "block"]
 
 
-def hypotheses(rows: list[Row]) -> dict[str, dict[str, Any]]:
-    """lora_wrapper, data_parallel, resolution, attention_layer: verdict, because (one sentence), the deciding cases."""
-    plain = {_key(r): r for r in rows if r["adapter"] == "none"}
-    adapted = [r for r in rows if r["adapter"] != "none" and _key(r) in plain]
-    changed = [r for r in adapted if _end(r) != _end(plain[_key(r)])]
-    replicas = [r for r in rows if r["wrapper"] == "replica_installed" and r["table"] == "as_shipped"]
-    broken = [r for r in replicas if r["cause"] == "replica_real_view"]
-    shipped = [r for r in rows if r["adapter"] == "none" and r["wrapper"] == "none" and r["table"] == "as_shipped"]
-    grid = [r for r in shipped if r["cause"] == "grid"]
-    native = [r for r in shipped if r["dtype"] == "float32" and r["height"] == r["width"] == 1008]
-    unexplained = [r for r in native if r["outcome"] != "ok"]
+class Answer(Record):
+    """Of one hypothesis: `supported` or `refuted`, why in one sentence, and the names of the cases that decided."""
+
+    verdict: str
+    because: str
+    cases: list[str]
+
+
+class SideCost(Record):
+    """A usable side in pixels, what it takes against 1008 px, and the share of windowed tokens that is padding."""
+
+    side: int
+    tokens: int
+    window_padding: float
+    relative_flops: float
+    relative_activations: float
+
+
+class Recommended(Record):
+    """The side to use for square frames of `frame` pixels."""
+
+    frame: int
+    side: int
+
+
+class Cause(Record):
+    """What a cause in the table of cases means, and what cures it."""
+
+    means: str
+    cure: str
+
+
+class Verdict(Record):
+    """reports/probe/verdict.json."""
+
+    torch: str
+    sam3: str
+    hypotheses: dict[str, Answer]
+    fixes: dict[str, str]
+    causes: dict[str, Cause]
+    resolutions: list[SideCost]
+    recommended: Recommended
+
+
+def frame_of(cases: Sequence[ProbeCase]) -> pd.DataFrame:
+    """Cases as a frame; `block` is Int64 and missing where no block failed."""
+    return pd.DataFrame([asdict(case) for case in cases], columns=list(COLUMNS)).astype({"block": "Int64"})
+
+
+def verdict_of(frame: pd.DataFrame, size: EncoderSize, side: int, versions: dict[str, str]) -> Verdict:
+    """All that the cases say.
+
+    Args:
+        frame: the cases.
+        size: of the encoder, for the sizes to use.
+        side: of the square frames, in pixels, for which a size is recommended.
+        versions: of torch and sam3.
+    """
+    sides = resolutions(size)
+    return Verdict(
+        torch=versions["torch"],
+        sam3=versions["sam3"],
+        hypotheses=hypotheses(frame),
+        fixes=fixes(frame),
+        causes={name: Cause(means=means, cure=cure) for name, (means, cure) in CAUSES.items()},
+        resolutions=sides,
+        recommended=Recommended(frame=side, side=recommended(sides, side)),
+    )
+
+
+def hypotheses(frame: pd.DataFrame) -> dict[str, Answer]:
+    """lora_wrapper, data_parallel, resolution, attention_layer: each the answer of the cases that tell."""
+    plain = frame[frame["adapter"] == "none"]
+    adapted = frame[frame["adapter"] != "none"].merge(plain[SAME + END], on=SAME, suffixes=("", "_plain"))
+    changed = adapted[_differ(adapted, "", "_plain")]
+    replicas = frame[(frame["wrapper"] == "replica_installed") & (frame["table"] == "as_shipped")]
+    broken = replicas[replicas["cause"] == "replica_real_view"]
+    shipped = plain[(plain["wrapper"] == "none") & (plain["table"] == "as_shipped")]
+    grid = shipped[shipped["cause"] == "grid"]
+    native = shipped[(shipped["dtype"] == "float32") & (shipped["height"] == 1008) & (shipped["width"] == 1008)]
+    unexplained = native[native["outcome"] != "ok"]
     return {
         "lora_wrapper": _answer(
-            changed,
-            adapted,
-            f"{len(changed)} of {len(adapted)} cases end otherwise with adapters than without",
+            changed, adapted, f"{len(changed)} of {len(adapted)} cases end otherwise with adapters than without"
         ),
         "data_parallel": _answer(
             broken,
             replicas,
-            f"a replica made by the installed torch meets {broken[0]['expected_shape']} with a table of "
-            f"{broken[0]['table_shape']} at block {broken[0]['block']}, at any resolution, LoRA or not"
-            if broken
+            f"a replica made by the installed torch meets {broken.iloc[0]['expected_shape']} with a table of "
+            f"{broken.iloc[0]['table_shape']} at block {broken.iloc[0]['block']}, at any resolution, LoRA or not"
+            if len(broken)
             else "a replica made by the installed torch has its complex tables back and runs",
         ),
         "resolution": _answer(
             grid,
             shipped,
             f"{len(grid)} of {len(shipped)} sizes and types meet a table made for another grid, first at block "
-            f"{grid[0]['block']}: {grid[0]['table_shape']} against {grid[0]['expected_shape']}"
-            if grid
+            f"{grid.iloc[0]['block']}: {grid.iloc[0]['table_shape']} against {grid.iloc[0]['expected_shape']}"
+            if len(grid)
             else "no size met a table made for another grid",
         ),
         "attention_layer": _answer(
@@ -51,18 +127,17 @@ def hypotheses(rows: list[Row]) -> dict[str, dict[str, Any]]:
     }
 
 
-def fixes(rows: list[Row]) -> dict[str, str]:
-    """The questions behind the hypotheses, a sentence each: `.contiguous()`, 1008 px, two GPUs."""
-    by = {(r["height"], r["width"], r["adapter"], r["wrapper"], r["table"]): _end(r) for r in rows}
-    pairs = [(k, (*k[:2], "lora_by_hand_contiguous", *k[3:])) for k in by if k[2] == "lora_by_hand"]
-    pairs = [(a, b) for a, b in pairs if b in by]
-    differ = sum(by[a] != by[b] for a, b in pairs)
-    whole = {r["outcome"] for r in rows if r["wrapper"] == "replica_legacy" and r["table"] == "as_shipped"}
-    head = {r["outcome"] for r in rows if r["wrapper"] == "head_only"}
+def fixes(frame: pd.DataFrame) -> dict[str, str]:
+    """The questions behind the hypotheses, a sentence each: `.contiguous()`, two GPUs."""
+    by_hand, contiguous = (frame[frame["adapter"] == f"lora_by_hand{end}"] for end in ("", "_contiguous"))
+    pairs = by_hand.merge(contiguous[SAME + END], on=SAME, suffixes=("", "_contiguous"))
+    differ = _differ(pairs, "", "_contiguous").sum()
+    legacy = frame[(frame["wrapper"] == "replica_legacy") & (frame["table"] == "as_shipped")]
+    head = frame[frame["wrapper"] == "head_only"]
     gpus = (
         "a frozen script runs on two GPUs where DataParallel wraps the head alone, and a LoRA script, which must wrap "
         "the trunk, fails under the rules of torch <= 2.10"
-        if whole == {"assertion"} and head == {"ok"}
+        if set(legacy["outcome"]) == {"assertion"} and set(head["outcome"]) == {"ok"}
         else "these cases do not tell the two scripts apart"
     )
     return {
@@ -71,113 +146,105 @@ def fixes(rows: list[Row]) -> dict[str, str]:
     }
 
 
-def resolutions(encoder: Encoder, largest: int = 1344) -> list[dict[str, Any]]:
+def resolutions(size: EncoderSize, largest: int = 1344) -> list[SideCost]:
     """Usable sizes (repaired): tokens, share of windowed tokens that is padding, FLOPs and activations against 1008.
 
     A forward's multiplications and additions, per block: qkv and proj 8 t D^2 (t tokens, padded in windowed blocks),
-    the attention 4 t s D (s tokens seen: window^2 or all), the MLP 4 r t D^2. Activations kept: t (4 D) + t (1 + r) D.
+    the attention 4 t s D (s keys of a token: window^2 or all), the MLP 4 r t D^2.
+    Activations kept: t (4 D) + t (1 + r) D.
     """
-    patch, window = encoder.patch_size, encoder.window_size
-    sides = [patch * grid for grid in range(window, largest // patch + 1, window // 2)]
-    reference = _cost(encoder, 1008 // patch)
-    return [
-        {
-            "side": side,
-            "tokens": (grid := side // patch) ** 2,
-            "window_padding": round(1 - grid**2 / _padded(grid, window) ** 2, 3),
-            "relative_flops": round(_cost(encoder, grid)[0] / reference[0], 3),
-            "relative_activations": round(_cost(encoder, grid)[1] / reference[1], 3),
-        }
-        for side in sides
-    ]
-
-
-def recommended(sizes: list[dict[str, Any]], frame: int) -> int:
-    """The cheapest size that is not smaller than the frame and pads no window; the largest where none is."""
-    fitting = [s for s in sizes if s["side"] >= frame and s["window_padding"] == 0]
-    return min(fitting, key=lambda s: s["relative_flops"])["side"] if fitting else sizes[-1]["side"]
-
-
-def arm_verdict(row: Row, settings: Settings) -> dict[str, Any]:
-    """Whether the configured encoder runs, and is right, as this arm uses it; cause and cure where it does not."""
-    if row["outcome"] == "ok":
-        return {"ok": True, "cause": "", "cure": ""}
-    patch, side, native = settings.preset.patch_size, row["height"], settings.preset.img_size
-    if row["cause"] == "pixels_dropped":
-        cause = f"at {side} px the last {side % patch} rows and columns of pixels are dropped without a word"
-        cure = f"Set encoder.resolution to a multiple of {patch}, {side // patch * patch} for example"
-    elif row["cause"] == "grid":
-        cause = (
-            f"at {side} px the table of block {row['block']} is {row['table_shape']} and the tokens need "
-            f"{row['expected_shape']}"
+    patch, window = size.patch_size, size.window_size
+    flops, activations = _cost(size, 1008 // patch)
+    sides = []
+    for grid in range(window, largest // patch + 1, window // 2):
+        cost = _cost(size, grid)
+        sides.append(
+            SideCost(
+                side=patch * grid,
+                tokens=grid**2,
+                window_padding=round(1 - grid**2 / _padded(grid, window) ** 2, 3),
+                relative_flops=round(cost[0] / flops, 3),
+                relative_activations=round(cost[1] / activations, 3),
+            )
         )
-        cure = f"Set encoder.rope to repaired, or encoder.resolution to {native}, which the tables are made for"
-    else:
-        cause, cure = row["cause"], "Set encoder.rope to repaired"
-    return {"ok": False, "cause": cause, "cure": cure}
+    return sides
 
 
-def sentences(verdict: dict[str, Any], rows: list[Row]) -> list[str]:
+def recommended(sides: Sequence[SideCost], frame: int) -> int:
+    """The cheapest size that is not smaller than the frame and pads no window; the largest where none is."""
+    fitting = [side for side in sides if side.side >= frame and side.window_padding == 0]
+    return min(fitting, key=lambda side: side.relative_flops).side if fitting else sides[-1].side
+
+
+def sentences(verdict: Verdict, frame: pd.DataFrame) -> list[str]:
     """The hypotheses, the contradictory fixes and the count of cases, a sentence each."""
-    counts = Counter(row["cause"] or row["outcome"] for row in rows)
+    counts = ends(frame).value_counts().sort_index()
     return [
-        *(f"{name}: {h['verdict']}: {h['because']}" for name, h in verdict["hypotheses"].items()),
-        *(f"{sentence}." for sentence in verdict["fixes"].values()),
-        f"{len(rows)} cases: " + ", ".join(f"{n} {name}" for name, n in sorted(counts.items())) + ".",
+        *(f"{name}: {answer.verdict}: {answer.because}" for name, answer in verdict.hypotheses.items()),
+        *(f"{sentence}." for sentence in verdict.fixes.values()),
+        f"{len(frame)} cases: " + ", ".join(f"{count} {name}" for name, count in counts.items()) + ".",
     ]
 
 
-def table(rows: list[Row]) -> str:
-    """Cases as text in columns: case, outcome, cause, block, both shapes."""
-    names = ("case", "outcome", "cause", "block", "table_shape", "expected_shape")
-    lines = [names, *(tuple(str(row[name]) for name in names) for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+def ends(frame: pd.DataFrame) -> "pd.Series[str]":
+    """How each case ends: its cause, or `ok` where there is none."""
+    return frame["cause"].where(frame["cause"] != "", frame["outcome"])
 
 
-def report(verdict: dict[str, Any], rows: list[Row]) -> str:
+def report(verdict: Verdict, frame: pd.DataFrame) -> str:
     """The verdict in plain words, as Markdown."""
-    lines = [f"# Why SAM 3's RoPE asserts: torch {verdict['torch']}, sam3 {verdict['sam3']}", ""]
-    lines += [f"- {sentence}" for sentence in sentences(verdict, rows)]
-    lines += ["", "## Sizes", "", "With `encoder.rope: repaired`; cost of the trunk against 1008 px.", ""]
-    lines += ["| side, px | tokens | window padding | FLOPs | activations |", "|---:|---:|---:|---:|---:|"]
-    lines += [
-        f"| {s['side']} | {s['tokens']} | {s['window_padding']:.0%} | {s['relative_flops']:.2f} | "
-        f"{s['relative_activations']:.2f} |"
-        for s in verdict["resolutions"]
-    ]
-    best = verdict["recommended"]
-    lines += [
+    best, counts = verdict.recommended, ends(frame).value_counts()
+    lines = [
+        f"# Why SAM 3's RoPE asserts: torch {verdict.torch}, sam3 {verdict.sam3}",
         "",
-        f"For frames of {best['frame']} px: {best['side']} px, the cheapest that loses no detail and pads no window.",
+        *(f"- {sentence}" for sentence in sentences(verdict, frame)),
+        "",
+        "## Causes",
+        "",
+        "| cause | cases | what it means | what cures it |",
+        "|---|---:|---|---|",
+        *(f"| {name} | {counts.get(name, 0)} | {c.means} | {c.cure} |" for name, c in verdict.causes.items()),
+        "",
+        "## Sizes",
+        "",
+        "With `encoder.rope: repaired`; cost of the trunk against 1008 px.",
+        "",
+        "| side, px | tokens | window padding | FLOPs | activations |",
+        "|---:|---:|---:|---:|---:|",
+        *(
+            f"| {s.side} | {s.tokens} | {s.window_padding:.0%} | {s.relative_flops:.2f} | "
+            f"{s.relative_activations:.2f} |"
+            for s in verdict.resolutions
+        ),
+        "",
+        f"For frames of {best.frame} px: {best.side} px, the cheapest that loses no detail and pads no window.",
     ]
     return "\n".join(lines) + "\n"
 
 
-def _answer(against: list[Row], asked: list[Row], because: str) -> dict[str, Any]:
-    verdict = "supported" if against else "refuted"
-    return {"verdict": verdict, "because": because + ".", "cases": [r["case"] for r in against or asked]}
+def _answer(against: pd.DataFrame, asked: pd.DataFrame, because: str) -> Answer:
+    deciding = against if len(against) else asked
+    verdict = "supported" if len(against) else "refuted"
+    return Answer(verdict=verdict, because=because + ".", cases=deciding["case"].tolist())
 
 
-def _key(row: Row) -> tuple[Any, ...]:
-    return tuple(row[name] for name in SAME)
-
-
-def _end(row: Row) -> tuple[Any, ...]:
-    return row["outcome"], row["cause"], row["block"]
+def _differ(pairs: pd.DataFrame, one: str, other: str) -> "pd.Series[bool]":
+    """Rows whose two cases, told apart by the suffixes of their columns, end otherwise; no block is -1."""
+    left, right = (pairs[[name + end for name in END]].fillna({f"block{end}": -1}) for end in (one, other))
+    return (left != right.set_axis(left.columns, axis=1)).any(axis=1)
 
 
 def _padded(grid: int, window: int) -> int:
     return -(-grid // window) * window
 
 
-def _cost(encoder: Encoder, grid: int) -> tuple[float, float]:
-    width, ratio, window = encoder.embed_dim, encoder.mlp_ratio, encoder.window_size
+def _cost(size: EncoderSize, grid: int) -> tuple[float, float]:
+    width, ratio, window = size.embed_dim, size.mlp_ratio, size.window_size
     flops = activations = 0.0
-    for block in range(encoder.depth):
-        tokens, seen = grid**2, grid**2
-        if block not in encoder.global_blocks:
-            tokens, seen = _padded(grid, window) ** 2, window**2
-        flops += 8 * tokens * width**2 + 4 * tokens * seen * width + 4 * ratio * grid**2 * width**2
+    for block in range(size.depth):
+        tokens, keys = grid**2, grid**2
+        if block not in size.global_blocks:
+            tokens, keys = _padded(grid, window) ** 2, window**2
+        flops += 8 * tokens * width**2 + 4 * tokens * keys * width + 4 * ratio * grid**2 * width**2
         activations += 4 * tokens * width + (1 + ratio) * grid**2 * width
     return flops, activations
