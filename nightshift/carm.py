@@ -1,4 +1,4 @@
-"""C-arm views: angles as people write them, their distance and their names.
+"""Views of a C-arm: parses the angles that people write, and gives the distance and the names of views.
 
 Angles in degrees as DICOM has them (PS3.3 C.8.7.5): primary + LAO / - RAO, secondary + cranial / - caudal.
 """
@@ -13,26 +13,33 @@ from nightshift.console.errors import UserError
 Angles = tuple[float, float]
 FAR = 40.0  # degrees between a case's view and the wrong one that an ablation gives it
 QUADRANTS = ("RAO cranial", "RAO caudal", "LAO cranial", "LAO caudal")
+# Sign by word, of the primary and of the secondary angle; AP is no side, so only 0 may stand with it.
 SIDES = (
     {"LAO": 1, "RAO": -1, "AP": 0},
     {"CRA": 1, "CRAN": 1, "CRANIAL": 1, "CAU": -1, "CAUD": -1, "CAUDAL": -1},
-)  # of the primary and of the secondary angle; AP is no side, so only 0 may stand with it
+)
 _NUMBER = re.compile(r"([A-Z]+\s*:?)?\s*([+-]?\d+(?:[.,]\d+)?)\s*(?:°|º|DEG(?:REES?)?\b\.?)?\s*([A-Z]+)?")
 
 
-def view(primary: object, secondary: object) -> tuple[float, float]:
-    """Both angles in degrees. Each is a number, or text: `-30`, `RAO 30`, `30° LAO`, `caudal 25`, `AP`.
+def view(primary: object, secondary: object) -> Angles:
+    """Both angles in degrees. The only rule for angles: every reader of tables, JSON and commands uses it.
 
-    Raises UserError: neither of these, the word of the other angle, a word and a sign, more than 180 degrees.
+    Args:
+        primary: a number, or text such as `-30`, `RAO 30`, `30° LAO`, `AP`.
+        secondary: a number, or text such as `-25`, `CRA 20`, `caudal 25`.
+
+    Raises:
+        UserError: neither of these, the word of the other angle, a word and a sign, more than 180 degrees.
     """
     return _degrees(primary, 0), _degrees(secondary, 1)
 
 
-def view_or_none(primary: str, secondary: str) -> tuple[float, float] | None:
-    """As `view`, of two cells of a table; None where both are empty. Raises UserError for one of two, too."""
-    if not primary and not secondary:
+def view_or_none(primary: object, secondary: object) -> Angles | None:
+    """As `view`; None where both are empty or None. Raises UserError also where one of them is."""
+    missing = [angle is None or angle == "" for angle in (primary, secondary)]
+    if all(missing):
         return None
-    if not primary or not secondary:
+    if any(missing):
         raise UserError("one of two angles; give both or none")
     return view(primary, secondary)
 
@@ -46,7 +53,7 @@ def _degrees(value: object, which: int) -> float:
 
 
 def _of_text(text: str, which: int) -> float | None:
-    """None where it is no angle of this kind."""
+    """Degrees of an angle as text; None where it is not an angle of this kind (0: primary, 1: secondary)."""
     plain = text.strip().upper()
     if plain == "AP" and which == 0:
         return 0.0
@@ -72,7 +79,7 @@ def apart(one: Angles, other: Angles) -> float:
 
 
 def _direction(angles: Angles) -> tuple[float, float, float]:
-    """Towards the detector: the patient's left, front and head."""
+    """Unit vector from the heart to the detector, along the patient's left, front and head."""
     primary, secondary = map(math.radians, angles)
     return (
         math.cos(secondary) * math.sin(primary),
@@ -82,11 +89,11 @@ def _direction(angles: Angles) -> tuple[float, float, float]:
 
 
 def quadrant(primary: float, secondary: float) -> str:
-    """Zero counts as LAO and as cranial."""
+    """One of QUADRANTS; zero counts as LAO and as cranial."""
     return f"{'LAO' if primary >= 0 else 'RAO'} {'cranial' if secondary >= 0 else 'caudal'}"
 
 
-def name(primary: str | float, secondary: str | float) -> str:
+def view_name(primary: str | float, secondary: str | float) -> str:
     """As cardiologists say it: `LAO 45 CAU 20`, `AP`; `angles unknown` for empty ones."""
     if primary == "" or secondary == "":
         return "angles unknown"

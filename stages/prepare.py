@@ -1,28 +1,36 @@
 """The data set in one canonical form, frames and masks at native size -> data/prepared/{train,val,test}.
 
-It is read twice: first all of it, to say everything that is wrong before anything is written, then to write it.
+It is read twice: first to check all of it before anything is written, then to write it. reports/skipped.json lists the
+cases left out, reports/similar.json the frames in different parts of the split that are most alike.
 """
 
 from dataclasses import asdict
+from pathlib import Path
 
-from nightshift.data import dataset as cases
-from nightshift.ingest import integrity as checking
-from nightshift.config import params as settings
+from nightshift.config import resolved
+from nightshift.config.params import DataSettings
 from nightshift.console.errors import run
-from nightshift.core.io import write_json
 from nightshift.console.progress import bar
+from nightshift.core.io import write_json
+from nightshift.data.locations import PREPARED
+from nightshift.ingest import integrity
+from nightshift.ingest.prepared import write_cases
 
 
 def main() -> None:
-    chosen = settings.read()
-    found = checking.check(chosen, bar("check", "case"))
-    split = checking.usable(found, chosen.prepare.on_problem)
+    settings: DataSettings = resolved.read("prepare", DataSettings)
+    checked = integrity.check(settings, bar("check", "case"))
+    split = integrity.usable(checked, settings.prepare.on_problem)
     for name, members in split.items():
-        cases.write_cases(cases.PREPARED / name, members, bar(f"prepare {name}", "case"), report=name == "test")
-    write_json("reports/skipped.json", {"total": found.total, "skipped": [asdict(one) for one in found.problems]})
+        write_cases(PREPARED / name, members, bar(f"prepare {name}", "case"), report=name == "test")
+    skipped = [asdict(problem) for problem in checked.problems]
+    write_json("reports/skipped.json", {"total": checked.total, "skipped": skipped})
+    checked.similar.write(Path("reports/similar.json"))
+    if warning := integrity.similar_warning(checked.similar):
+        print(warning)
     counts = ", ".join(f"{len(members)} {name}" for name, members in split.items())
-    left_out = found.total - sum(map(len, split.values()))
-    print(f"{counts} cases{f', {left_out} left out' if left_out else ''}: {cases.PREPARED.as_posix()}")
+    left_out = checked.total - sum(map(len, split.values()))
+    print(f"{counts} cases{f', {left_out} left out' if left_out else ''}: {PREPARED.as_posix()}")
 
 
 if __name__ == "__main__":

@@ -1,28 +1,39 @@
-"""Simulated angiograms -> data/raw/synthetic, where the data preset is a simulated one; else a note that says so.
+"""Simulated angiograms -> data/raw/synthetic, where the data preset asks for them; else a note that it does not.
 
-data/raw/synthetic.json holds a hash of it all: `inventory`, which runs every time, depends on that one small file.
+data/raw/synthetic.json holds a hash of all of them: `inventory`, which always runs, depends on that one small file.
 """
 
-from nightshift.config import params as settings
+from pathlib import Path
+
+from nightshift.config import resolved
+from nightshift.config.presets import Section, Simulated
 from nightshift.console.errors import run
-from nightshift.core.io import replacing, write_json, write_text
-from nightshift.core.hashing import hash_folder
 from nightshift.console.progress import bar
-from nightshift.config.params import SYNTHETIC, Simulated
+from nightshift.core.hashing import hash_folder
+from nightshift.core.io import replacing, write_json, write_text
 from nightshift.simulation.simulator import Simulation, write_dataset
+
+OUT = Path("data/raw/synthetic")
+
+
+class Settings(Section):
+    """`name` of the data preset, and the preset where it is a simulated one."""
+
+    name: str
+    simulated: Simulated | None
 
 
 def main() -> None:
-    chosen = settings.read()
-    with replacing(SYNTHETIC) as folder:
+    settings: Settings = resolved.read("synthesize", Settings)
+    with replacing(OUT) as folder:
         folder.mkdir()
-        if isinstance(chosen.data, Simulated):
-            simulation = Simulation(**chosen.data.model_dump(exclude={"kind", "split"}))
+        if settings.simulated:
+            simulation = Simulation(**settings.simulated.model_dump(exclude={"kind", "split"}))
             write_dataset(simulation, folder, bar("synthesize", "case"))
         else:
-            write_text(folder / "README.txt", f"Nothing is simulated for use.data={chosen.use.data}.\n")
-    write_json(SYNTHETIC.with_suffix(".json"), {"sha256": hash_folder(SYNTHETIC)})
-    print(f"synthetic angiograms: {SYNTHETIC.as_posix()}")
+            write_text(folder / "README.txt", f"Nothing is simulated for use.data={settings.name}.\n")
+    write_json(OUT.with_suffix(".json"), {"sha256": hash_folder(OUT)})
+    print(f"synthetic angiograms: {OUT.as_posix()}")
 
 
 if __name__ == "__main__":

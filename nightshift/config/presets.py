@@ -1,6 +1,5 @@
-"""What a preset of conf/ says that a thing is: the sizes of an encoder, the source of a data set."""
+"""The presets in conf/, typed: what an encoder is (its sizes) and what a data set is (where and how it is stored)."""
 
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -86,10 +85,10 @@ class Manifest(Section):
     window: Window = "own"
 
 
-class Folder(Section):
-    """Pictures and masks of the same name, in two folders; or in one, the masks' names longer by `mask_suffix`.
+class ImageFolder(Section):
+    """Pictures and masks of the same name in two folders, or in one folder with `mask_suffix` after a mask's name.
 
-    `cases`: a CSV of patients and angles by case; without it there are none.
+    `cases`: a CSV of patients and angles by case; without it they are unknown.
     """
 
     kind: Literal["folder"]
@@ -124,6 +123,8 @@ class Dicom(Section):
 
 
 class BySplit(Section):
+    """A path for each split."""
+
     train: str
     val: str
     test: str
@@ -148,16 +149,8 @@ class Coco(Section):
             raise ValueError("annotations: expected {train: a file, val: ..., test: ...}, as split or images ask for")
         return self
 
-    def sets(self, root: Path) -> dict[str, tuple[Path, Path]]:
-        """Annotation file and folder of images by split, '' where there is one without a split."""
-        if isinstance(self.annotations, str):
-            return {"": (root / self.annotations, root / str(self.images))}
-        files = dict(self.annotations)
-        folders = dict(self.images) if isinstance(self.images, BySplit) else dict.fromkeys(files, self.images)
-        return {split: (root / file, root / folders[split]) for split, file in files.items()}
 
-
-AnyData = Annotated[Simulated | Manifest | Folder | Dicom | Coco, Field(discriminator="kind")]
+AnyData = Annotated[Simulated | Manifest | ImageFolder | Dicom | Coco, Field(discriminator="kind")]
 
 
 class DataFile(BaseModel):

@@ -69,3 +69,32 @@ class Cost(Record):
     threads: int
     machine: dict[str, str]
     revision: str
+
+
+class SimilarCase(Record):
+    """One frame of a pair; `file` is empty where its name may be that of a person."""
+
+    case_id: str
+    split: str
+    file: str
+
+
+class SimilarPair(Record):
+    """Two frames in different parts of the split, and their correlation as nightshift/ingest/similar_frames.py has it."""
+
+    correlation: float
+    first: SimilarCase
+    second: SimilarCase
+
+
+class SimilarFrames(Record):
+    """reports/similar.json: how alike frames in different parts of the split are, where patient ids are missing.
+
+    `cases`: those without a patient id. `pairs_across`: pairs in different parts of at least `threshold`, which are
+    probably of one cine or one patient, so that Dice may be too high. `most_alike`: up to five, the most alike first.
+    """
+
+    threshold: float
+    cases: int
+    pairs_across: int
+    most_alike: list[SimilarPair]

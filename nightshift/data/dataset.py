@@ -1,39 +1,54 @@
-"""The canonical form of a data set: per split a table of cases, and their native-size frames and masks in shards."""
+"""Reads the canonical form of a data set: per split a table of cases, and their native-size frames and masks in shards.
 
-from collections.abc import Callable, Collection, Iterable
+`nightshift.ingest.prepared` writes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import numpy as np
+from nightshift.core.io import read_csv
+from nightshift.data.shards import Shards
 
-from nightshift.core.io import read_csv, replacing, write_csv
-from nightshift.ingest.record import RawCase
-from nightshift.data.shards import Shards, write_shards
+if TYPE_CHECKING:
+    import numpy as np
 
-PREPARED = Path("data/prepared")
 FIELDS = ("case_id", "patient_id", "primary_angle", "secondary_angle", "height", "width")
 SPACING = ("row_spacing", "column_spacing")  # mm per pixel
 
 
 @dataclass(frozen=True)
 class Case:
-    """`angles` in degrees, None where unknown; frame (H, W) and mask (H, W), uint8, the mask 0 or 1.
+    """One frame and its mask.
 
-    `spacing`: mm per pixel (row, column); `groups`: further columns of the source. Where `write_cases` kept them.
+    Attributes:
+        case_id: unique in the data set.
+        patient_id: empty where unknown.
+        angles: primary and secondary in degrees, None where unknown.
+        frame: (H, W), uint8.
+        mask: (H, W), uint8, 0 or 1.
+        spacing: mm per pixel (row, column), None where unknown. Test cases only.
+        groups: further columns of the source by name. Test cases only.
     """
 
     case_id: str
     patient_id: str
     angles: tuple[float, float] | None
-    frame: np.ndarray
-    mask: np.ndarray
+    frame: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
+    mask: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
     spacing: tuple[float, float] | None = None
     groups: dict[str, str] = field(default_factory=dict)
 
 
 class Cases:
-    """One split as `write_cases` wrote it; `cases[i]` reads case i."""
+    """One split in `folder`, as `nightshift.ingest.prepared.write_cases` wrote it; `cases[i]` reads case i.
+
+    Attributes:
+        rows: the cells of cases.csv, all text.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.rows = read_csv(folder / "cases.csv")
@@ -45,43 +60,22 @@ class Cases:
     def __getitem__(self, i: int) -> Case:
         row = self.rows[i]
         known = row["primary_angle"] != ""
-        angles = (float(row["primary_angle"]), float(row["secondary_angle"])) if known else None
-        frame, mask = self._shards[f"frame.{i}"], self._shards[f"mask.{i}"]
-        spacing = (float(row[SPACING[0]]), float(row[SPACING[1]])) if row.get(SPACING[0]) else None
-        groups = {name: value for name, value in row.items() if name not in FIELDS + SPACING}
-        return Case(row["case_id"], row["patient_id"], angles, frame, mask, spacing, groups)
+        return Case(
+            case_id=row["case_id"],
+            patient_id=row["patient_id"],
+            angles=(float(row["primary_angle"]), float(row["secondary_angle"])) if known else None,
+            frame=self._shards[f"frame.{i}"],
+            mask=self._shards[f"mask.{i}"],
+            spacing=(float(row[SPACING[0]]), float(row[SPACING[1]])) if row.get(SPACING[0]) else None,
+            groups={name: value for name, value in row.items() if name not in FIELDS + SPACING},
+        )
 
 
 def free_name(name: str, taken: Collection[str]) -> str:
-    """A source's own column beside ours: `height` becomes `source_height`."""
+    """The name of a source's own column beside ours: `height` becomes `source_height`."""
     return f"source_{name}" if name in taken else name
 
 
-def write_cases(
-    folder: Path, cases: list[RawCase], progress: Callable[[Iterable], Iterable], report: bool = False
-) -> None:
-    """Write one split as `folder`: cases.csv and shards with frame.N and mask.N.
-
-    Spacing and groups are kept for the `report` only, that is of the test cases: nothing is learned from them, so a
-    column more in the user's table trains nothing again.
-    """
-    rows: list[dict[str, Any]] = []
-    more: dict[str, None] = {}
-    if report:
-        more |= dict.fromkeys(SPACING if any(case.spacing for case in cases) else ())
-        more |= dict.fromkeys(free_name(name, FIELDS + SPACING) for case in cases for name in case.groups)
-
-    def arrays():
-        for i, case in enumerate(progress(cases)):
-            frame, mask = case.read()
-            primary, secondary = case.angles or ("", "")
-            values = (case.case_id, case.patient_id, primary, secondary, *frame.shape)
-            known = dict(zip(SPACING, case.spacing or ("", ""), strict=True))
-            known |= {free_name(name, FIELDS + SPACING): value for name, value in case.groups.items()}
-            rows.append(dict(zip(FIELDS, values, strict=True)) | {name: known.get(name, "") for name in more})
-            yield f"frame.{i}", frame
-            yield f"mask.{i}", mask
-
-    with replacing(folder) as temporary:
-        write_shards(temporary, arrays())
-        write_csv(temporary / "cases.csv", (*FIELDS, *more), rows)
+def unit_of(case_id: str, patient_id: str) -> str:
+    """What is never divided between parts of a split, and counts once in a test: the patient, or a case without one."""
+    return f"patient {patient_id}" if patient_id else f"case {case_id}"

@@ -1,4 +1,4 @@
-"""COCO's instance JSON: polygons and run lengths of named categories, made one mask per image."""
+"""Reads COCO's instance JSON: polygons and run lengths of named categories become one mask per image."""
 
 from __future__ import annotations
 
@@ -9,36 +9,54 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from nightshift.carm import view_or_none
+from nightshift.config.presets import BySplit, Coco
 from nightshift.console.errors import UserError, nearest
-from nightshift.ingest.paths import inside
 from nightshift.ingest.images import picture
-from nightshift.ingest.record import Problems, RawCase, checked
+from nightshift.ingest.paths import inside
+from nightshift.ingest.record import Problems, SourceCase, checked, error_prefix
 
 if TYPE_CHECKING:
-    import numpy as np
+    from nightshift.ingest.record import Pixels
 
 FAR = 1e5  # pixels; pycocotools takes memory for every pixel of an outline, however far out
 
 
-def coco_cases(
-    sets: Mapping[str, tuple[Path, Path]], categories: list[str] | None, empty: bool, problems: Problems
-) -> list[RawCase]:
-    """A case per image. `sets`: annotation file and folder of images by split, '' where there is one without a split.
+def coco_cases(data: Coco, root: Path, problems: Problems) -> list[SourceCase]:
+    """A case per image; its mask is the union of all instances of the preset's categories.
 
-    The mask is the union of all instances of the `categories` (None: of all). An image without any is a problem unless
-    `empty`. An image may say more than COCO asks for: `patient_id`, `primary_angle` and `secondary_angle`. Raises
-    UserError: a file that is not COCO's, a category that it does not have.
+    An image may have keys that COCO does not ask for: `patient_id`, and `primary_angle` and `secondary_angle`, numbers
+    or text as in `nightshift.carm.view`.
+
+    Args:
+        data: the preset.
+        root: the folder that the preset's paths are relative to.
+        problems: gets a line for each image or annotation with a mistake in it.
+
+    Raises:
+        UserError: a file that is not COCO's, a category that it does not have.
     """
+    categories = None if data.categories == "all" else data.categories
+    empty = data.unannotated == "empty"
     return [
         case
-        for split, (annotations, images) in sets.items()
+        for split, (annotations, images) in _sets(data, root).items()
         for case in _cases(split, annotations, images, categories, empty, problems)
     ]
 
 
+def _sets(data: Coco, root: Path) -> Mapping[str, tuple[Path, Path]]:
+    """Annotation file and folder of images by split, '' where there is one without a split."""
+    if isinstance(data.annotations, str):
+        return {"": (root / data.annotations, root / str(data.images))}
+    files: dict[str, str] = dict(data.annotations)
+    folders = dict(data.images) if isinstance(data.images, BySplit) else dict.fromkeys(files, data.images)
+    return {split: (root / file, root / folders[split]) for split, file in files.items()}
+
+
 def _cases(
     split: str, path: Path, folder: Path, categories: list[str] | None, empty: bool, problems: Problems
-) -> list[RawCase]:
+) -> list[SourceCase]:
     content = _content(path)
     wanted = _wanted(path, content["categories"], categories)
     if not folder.is_dir():
@@ -50,7 +68,7 @@ def _cases(
     cases, times = [], Counter(_id(image, "id") for image in content["images"])
     for number, image in enumerate(content["images"]):
         where = f"{path}, images[{number}]"
-        with problems.kept():
+        with problems.collecting():
             file = _file(where, image, folder)
             if times[image["id"]] > 1:
                 raise UserError(f"{where}: id {image['id']!r} is that of {times[image['id']]} images")
@@ -59,17 +77,19 @@ def _cases(
             if not shapes and not empty:
                 names = ", ".join(categories or ["any category"])
                 raise UserError(f"{where}: no annotation of {names}; `unannotated: empty` if there is nothing to see")
-            angles, patient = _angles(where, image), str(image.get("patient_id", ""))
+            with error_prefix(where):
+                angles = view_or_none(image.get("primary_angle"), image.get("secondary_angle"))
+            patient = str(image.get("patient_id", ""))
             name = "-".join(PurePosixPath(image["file_name"]).with_suffix("").parts)
             case_id = f"{split}-{name}" if split else name  # ARCADE counts from 1 in every split
             read = partial(_read, where, file, (image["height"], image["width"]), shapes)
-            cases.append(RawCase(case_id, patient, angles, split, (file, path), read, where))
-    orphans = [where for image, found in annotations.items() if image is None or not times[image] for where, _ in found]
+            cases.append(SourceCase(case_id, patient, angles, split, (file, path), read, where))
+    orphans = [where for image, own in annotations.items() if image is None or not times[image] for where, _ in own]
     problems += [f"{where}: its image_id is that of no image" for where in orphans]
     return cases
 
 
-def _content(path: Path) -> dict[str, list]:
+def _content(path: Path) -> dict[str, list[Any]]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -88,11 +108,11 @@ def _content(path: Path) -> dict[str, list]:
 
 
 def _id(entry: Any, name: str) -> int | str | None:
-    found = entry.get(name) if isinstance(entry, dict) else None
-    return found if isinstance(found, int | str) else None
+    value = entry.get(name) if isinstance(entry, dict) else None
+    return value if isinstance(value, int | str) else None
 
 
-def _wanted(path: Path, known: list[dict], names: list[str] | None) -> dict[int | str, bool]:
+def _wanted(path: Path, known: list[dict[str, Any]], names: list[str] | None) -> dict[int | str, bool]:
     """Every category of the file by its id, True where it is among `names`."""
     valid = [str(category["name"]) for category in known]
     for name in names or []:
@@ -102,7 +122,7 @@ def _wanted(path: Path, known: list[dict], names: list[str] | None) -> dict[int 
 
 
 def _shapes(annotations: list[tuple[str, Any]], wanted: dict[int | str, bool]) -> list[tuple[str, Any]]:
-    """The segmentations of one image, with their places; one that is wrong is the whole image's problem."""
+    """(place in the file, segmentation) of one image's annotations of wanted categories. Raises UserError."""
     shapes = []
     for where, annotation in annotations:
         category = _id(annotation, "category_id")
@@ -124,19 +144,7 @@ def _file(where: str, image: Any, folder: Path) -> Path:
     return file
 
 
-def _angles(where: str, image: dict) -> tuple[float, float] | None:
-    found = [image.get(f"{name}_angle") for name in ("primary", "secondary")]
-    if found == [None, None]:
-        return None
-    for angle in found:
-        if isinstance(angle, bool) or not isinstance(angle, int | float) or not abs(angle) <= 180:
-            raise UserError(f"{where}: angle {angle!r:.20} is not a number of degrees from -180 to 180")
-    return float(found[0]), float(found[1])
-
-
-def _read(
-    where: str, file: Path, size: tuple[int, int], shapes: list[tuple[str, Any]]
-) -> tuple[np.ndarray, np.ndarray]:
+def _read(where: str, file: Path, size: tuple[int, int], shapes: list[tuple[str, Any]]) -> tuple[Pixels, Pixels]:
     import numpy as np
 
     frame = picture(file)
@@ -144,11 +152,11 @@ def _read(
         raise UserError(f"{where}: {size[0]} rows and {size[1]} columns, but {file} has {frame.shape[:2]}")
     mask = np.zeros(size, np.uint8)
     for place, shape in shapes:
-        mask |= _drawn(place, shape, *size)
+        mask |= _draw(place, shape, *size)
     return checked(frame, mask, file)
 
 
-def _drawn(where: str, shape: Any, height: int, width: int) -> np.ndarray:
+def _draw(where: str, shape: Any, height: int, width: int) -> Pixels:
     """The mask (H, W), uint8, of polygons [[x, y, x, y, ...], ...] or of run lengths, compressed or not."""
     from pycocotools import mask
 
@@ -157,8 +165,8 @@ def _drawn(where: str, shape: Any, height: int, width: int) -> np.ndarray:
             raise UserError(f"{where}: run lengths of size {shape.get('size')}; expected [{height}, {width}]")
         counts = shape.get("counts")
         lengths = _lengths(counts) if isinstance(counts, str) else counts
-        # pycocotools leaves what run lengths do not reach as the memory was.
-        whole = isinstance(lengths, list) and all(type(one) is int and one >= 0 for one in lengths)
+        # pycocotools leaves pixels that the run lengths do not reach uninitialised.
+        whole = isinstance(lengths, list) and all(type(length) is int and length >= 0 for length in lengths)
         if not whole or sum(lengths) != height * width:
             raise UserError(f"{where}: run lengths that are not those of {height} x {width} pixels")
         return mask.decode(mask.frPyObjects({"size": [height, width], "counts": lengths}, height, width))
@@ -168,7 +176,10 @@ def _drawn(where: str, shape: Any, height: int, width: int) -> np.ndarray:
 
 
 def _lengths(text: str) -> list[int]:
-    """COCO's compression undone: five bits a character, the lowest first; from the fourth on, less the last but one."""
+    """Run lengths of COCO's compressed text (cocoapi, rleFrString).
+
+    Five bits a character, the lowest first; from the fourth length on, the difference to the last but one.
+    """
     lengths: list[int] = []
     value = shift = 0
     for character in text:
@@ -187,5 +198,5 @@ def _is_polygon(points: Any) -> bool:
         isinstance(points, list)
         and len(points) >= 6
         and len(points) % 2 == 0
-        and all(type(one) in (int, float) and abs(one) < FAR for one in points)
+        and all(type(point) in (int, float) and abs(point) < FAR for point in points)
     )

@@ -1,4 +1,4 @@
-"""A case's contours as JSON: the view that it was taken from, and the vessel's edges, from which a mask can be drawn.
+"""Reads a case's contours from JSON: its view angles, and the edges of vessels, from which a mask can be drawn.
 
 `view_angles` holds `primary_angle` and `secondary_angle`, or `primary` and `secondary`, as numbers or as text; every
 object that has a `left_edge` and a `right_edge`, wherever it lies in the file, is a segment of the vessel.
@@ -11,30 +11,44 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nightshift.carm import view
+from nightshift.carm import Angles, view
 from nightshift.console.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from nightshift.ingest.record import Pixels
+
+    Points = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+
 WANTED = 'expected {"view_angles": {"primary_angle": 30.0, "secondary_angle": -20.0}}, in degrees'
 
 
 def read_contours(path: Path, edges: bool = True) -> Any:
-    """What the file holds; without `edges` maybe only its view_angles. Raises UserError: not there, not JSON."""
+    """The content of a contours file.
+
+    Args:
+        path: the file.
+        edges: False: only the view_angles are needed, which may be found without parsing the thousands of points.
+
+    Raises:
+        UserError: no such file, not JSON.
+    """
     try:
         content = path.read_bytes()
-        view = None if edges else _view_alone(content)
-        return json.loads(content) if view is None else view
+        angles = None if edges else _angles_alone(content)
+        return json.loads(content) if angles is None else angles
     except OSError as error:
         raise UserError(f"{path}: {(error.strerror or 'not readable').lower()}") from None
     except (ValueError, RecursionError):
         raise UserError(f"{path}: not readable as JSON, so no view angles in it; {WANTED}") from None
 
 
-def _view_alone(content: bytes) -> dict[str, Any] | None:
-    """The view_angles of the file's own object, without the thousands of points around them: a data set is listed at
-    every `dvc repro`. None where this does not say for sure what they are."""
+def _angles_alone(content: bytes) -> dict[str, Any] | None:
+    """The view_angles of the file's outermost object, or None where parsing everything is the only way to be sure.
+
+    A data set is listed at every `dvc repro`, so the thousands of points around the angles are not parsed.
+    """
     before, found, after = content.partition(b'"view_angles"')
     lists, objects = (before.count(a) - before.count(b) for a, b in ((b"[", b"]"), (b"{", b"}")))
     if not found or found in after or lists != 0 or objects != 1:
@@ -45,33 +59,42 @@ def _view_alone(content: bytes) -> dict[str, Any] | None:
         return None
 
 
-def view_of(content: Any, path: Path) -> tuple[float, float]:
-    """Primary and secondary angle in degrees. Raises UserError."""
+def view_of(content: Any, path: Path) -> Angles:
+    """Primary and secondary angle in degrees of a file's content. Raises UserError where they are missing or wrong."""
     angles = content.get("view_angles") if isinstance(content, dict) else None
-    found = [
+    given = [
         [angles[key] for key in (f"{which}_angle", which) if key in angles] if isinstance(angles, dict) else []
         for which in ("primary", "secondary")
     ]
-    if not all(found):
+    if not all(given):
         raise UserError(f"{path}: no view angles in it; {WANTED}")
-    for which, values in zip(("primary", "secondary"), found, strict=True):
+    for which, values in zip(("primary", "secondary"), given, strict=True):
         if len(values) > 1 and values[0] != values[1]:
             raise UserError(f"{path}: {which}_angle {values[0]!r} and {which} {values[1]!r}; keep the right one")
     try:
-        return view(found[0][0], found[1][0])
+        return view(given[0][0], given[1][0])
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
 
 
 def has_edges(content: Any) -> bool:
+    """Whether any object in `content` has a left_edge or a right_edge."""
     return next(_edges(content), None) is not None
 
 
-def drawn(content: Any, shape: tuple[int, int], path: Path) -> np.ndarray:
+def draw_mask(content: Any, shape: tuple[int, ...], path: Path) -> Pixels:
     """The mask (H, W), 0 or 1, of the pixels whose centre lies within a vessel's edges.
 
     Points are [x, y] in pixels of the frame, x to the right and y down, 0 at the centre of the first pixel. An edge is
-    a list of points, or a list of such lists, one per segment. Raises UserError.
+    a list of points, or a list of such lists, one per segment.
+
+    Args:
+        content: as `read_contours` gives it.
+        shape: (H, W).
+        path: the file, for messages.
+
+    Raises:
+        UserError: an edge that is not a list of points, edges of different numbers of segments, an empty mask.
     """
     import numpy as np
     from skimage.draw import polygon
@@ -97,16 +120,16 @@ def _edges(content: Any) -> Iterator[tuple[Any, Any]]:
             return
         content = list(content.values())
     if isinstance(content, list):
-        for one in content:
-            yield from _edges(one)
+        for part in content:
+            yield from _edges(part)
 
 
-def _segments(edge: Any, path: Path) -> list[np.ndarray]:
-    """Points (n, 2) of each segment."""
+def _segments(edge: Any, path: Path) -> list[Points]:
+    """Points (n, 2) of each segment of an edge. Raises UserError."""
     import numpy as np
 
     deep = isinstance(edge, list) and edge and isinstance(edge[0], list) and edge[0] and isinstance(edge[0][0], list)
-    found = []
+    segments = []
     for points in edge if deep else [edge]:
         try:
             array = np.array(points, dtype=np.float64)
@@ -114,13 +137,13 @@ def _segments(edge: Any, path: Path) -> list[np.ndarray]:
             array = np.empty(0)
         if array.ndim != 2 or array.shape[1] != 2 or len(array) < 2 or not np.isfinite(array).all():
             raise UserError(f"{path}: left_edge or right_edge is not a list of two or more points [x, y]")
-        found.append(array)
-    return found
+        segments.append(array)
+    return segments
 
 
-def _opposed(one: np.ndarray, other: np.ndarray) -> bool:
-    """Whether the edges run against each other already, as a tracing hand goes round: reversed they would cross."""
+def _opposed(left: Points, right: Points) -> bool:
+    """Whether two edges (n, 2) run in opposite directions, as when one is traced down and the other up."""
     import numpy as np
 
-    alike = np.linalg.norm(one[[0, -1]] - other[[0, -1]], axis=1).sum()
-    return bool(np.linalg.norm(one[[0, -1]] - other[[-1, 0]], axis=1).sum() < alike)
+    same = np.linalg.norm(left[[0, -1]] - right[[0, -1]], axis=1).sum()
+    return bool(np.linalg.norm(left[[0, -1]] - right[[-1, 0]], axis=1).sum() < same)

@@ -1,6 +1,7 @@
-"""Names for what must not be named: salted hashes, and texts with a patient's name and numbers hidden.
+"""Hides who a patient is: salted hashes instead of names, and texts with a patient's name and numbers replaced.
 
-The salt is a random secret of the main checkout: without it nobody can try all numbers of a hospital against a hash.
+The salt is a random secret of the main checkout. Without it nobody can find a patient by hashing all of a hospital's
+numbers.
 """
 
 import hashlib
@@ -14,21 +15,21 @@ from functools import cache
 from pathlib import Path
 
 from nightshift.console.errors import UserError
-from nightshift.config.project import root
+from nightshift.core.project import root
 
 SALT = Path(".nightshift/salt")  # ignored by git and DVC, shared with queued runs through DVC_ROOT
 
 
 def pseudonym(text: str) -> str:
-    """12 hexadecimal digits for `text`, always the same with the same salt. Raises UserError for a broken salt."""
+    """12 hexadecimal digits for `text`, the same whenever the salt is. Raises UserError for a damaged salt file."""
     return hmac.new(_salt(), text.encode(), hashlib.sha256).hexdigest()[:12]
 
 
 def hidden(text: str, words: Iterable[str]) -> str:
-    """`text` with *** for each of `words`, whatever their case and whatever is between their letters and digits.
+    """`text` with *** in place of each of `words`, in any case and with any separator between letters and digits.
 
     A word of fewer than four letters and digits counts only where it stands alone: `LI` is in `li_2`, not in `slice`.
-    A word of one is not looked for.
+    A word of one is ignored.
     """
     text = unicodedata.normalize("NFC", text)  # file systems write ü in two ways
     for pattern in filter(None, map(_pattern, words)):
@@ -53,12 +54,12 @@ def _salt() -> bytes:
         temporary.touch(mode=0o600)
         temporary.write_text(secrets.token_hex(32), encoding="ascii")
         try:
-            os.link(temporary, path)  # unlike a rename, it leaves the salt that another process has just made
+            os.link(temporary, path)  # unlike a rename, it does not replace the salt that another process has just made
         except FileExistsError:
             pass
         finally:
             temporary.unlink()
-    found = path.read_bytes().strip()
-    if not re.fullmatch(rb"[0-9a-f]{64}", found):
+    salt = path.read_bytes().strip()
+    if not re.fullmatch(rb"[0-9a-f]{64}", salt):
         raise UserError(f"{path}: not a salt of 64 hexadecimal digits; restore it, or delete it for a new one")
-    return found
+    return salt

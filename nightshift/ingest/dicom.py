@@ -1,4 +1,4 @@
-"""An X-ray angiogram as a DICOM file: what its header says, and a frame as one sees it on a screen.
+"""Reads an X-ray angiogram from a DICOM file: facts of its header, and a frame with the grey values that viewers show.
 
 The functions raise UserError without the file's name, which may be that of a person; the caller adds the place.
 """
@@ -9,13 +9,18 @@ import math
 import re
 from collections.abc import MutableSequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from nightshift.carm import Angles
 from nightshift.console.errors import UserError, is_out_of_memory
 
 if TYPE_CHECKING:  # imported where a file is read: `inventory` lists files at every `dvc repro`
     import numpy as np
     from pydicom import Dataset
+
+    from nightshift.ingest.record import Pixels
+
+    Array = np.ndarray[tuple[int, ...], np.dtype[Any]]
 
 ANGLES = ("PositionerPrimaryAngle", "PositionerSecondaryAngle")
 NAMES = ("PatientName", "OtherPatientNames", "PatientBirthName", "PatientMotherBirthName")
@@ -26,10 +31,10 @@ NUMBERS = (
 
 
 def header(path: Path) -> Dataset:
-    """All but the pixels. Raises UserError: no such file, or not DICOM."""
+    """The data set of a file without its pixels. Raises UserError: no such file, not DICOM."""
     import pydicom
 
-    # What matters is looked at where it is used; a warning about the rest would print values of the header.
+    # Values are checked where they are used; a warning about the others would print values of the header.
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     try:
         return pydicom.dcmread(path, stop_before_pixels=True)
@@ -42,7 +47,7 @@ def header(path: Path) -> Dataset:
 
 
 def check(found: Dataset) -> None:
-    """Raises UserError for what `grey` cannot show, or must not, with what to do."""
+    """Raises UserError for a file whose pixels `grey` cannot read, or must not, with what to do."""
     from pydicom.pixels import get_decoder
 
     if "Rows" not in found or "BitsStored" not in found:
@@ -76,11 +81,11 @@ def frames(found: Dataset) -> int:
     return int((_numbers(found, "NumberOfFrames") or [1])[0])
 
 
-def angles(found: Dataset, frame: int) -> tuple[float, float] | None:
-    """Primary and secondary angle of a frame in degrees, None where the header does not have both.
+def angles(found: Dataset, frame: int) -> Angles | None:
+    """Primary and secondary angle of a frame (from 0) in degrees, None where the header does not have both.
 
-    An increment is of a frame against the first one. Raises UserError: no number, too many or too few of them, or
-    beyond 180 degrees.
+    An increment is relative to the first frame (PS3.3 C.8.7.5). Raises UserError: not a number, too many or too few of
+    them, beyond 180 degrees.
     """
     first, second = (_angle(found, name, frame) for name in ANGLES)
     return None if first is None or second is None else (first, second)
@@ -102,10 +107,11 @@ def _angle(found: Dataset, name: str, frame: int) -> float | None:
 
 
 def spacing(found: Dataset) -> tuple[float, float] | None:
-    """Millimetres per pixel (row, column) in the plane of the heart, None where the header does not say.
+    """Millimetres per pixel (row, column) in the plane of the heart, None where the header does not have them.
 
-    PixelSpacing, where somebody calibrated it; else ImagerPixelSpacing, which is of the detector, divided by
-    EstimatedRadiographicMagnificationFactor or by the two distances that define it. Raises UserError: no such numbers.
+    PixelSpacing where it was calibrated; else ImagerPixelSpacing, which is of the detector, divided by
+    EstimatedRadiographicMagnificationFactor or by the two distances that define it. Raises UserError for numbers that
+    are not above 0.
     """
     own, imager = (_numbers(found, name) for name in ("PixelSpacing", "ImagerPixelSpacing"))
     for name, values in (("PixelSpacing", own), ("ImagerPixelSpacing", imager)):
@@ -121,9 +127,9 @@ def spacing(found: Dataset) -> tuple[float, float] | None:
 
 
 def identities(found: Dataset) -> list[str]:
-    """What must not be in a case's id: names, numbers and dates of the patient and the study.
+    """Names, numbers and dates of the patient and the study, which must not be in a case's id; the longest first.
 
-    None where the header says that they are no more the patient's own (PatientIdentityRemoved YES).
+    Empty where the header says that they are not the patient's own any more (PatientIdentityRemoved YES).
     """
     if found.get("PatientIdentityRemoved") == "YES":
         return []
@@ -153,11 +159,14 @@ def _numbers(found: Dataset, name: str) -> list[float]:
     return numbers
 
 
-def grey(path: Path, frame: int) -> np.ndarray:
-    """A frame (H, W), uint8, white the brightest: rescaled, then through VOI LUT or window, the first of each.
+def grey(path: Path, frame: int) -> Pixels:
+    """A frame (H, W), uint8, white the brightest: rescaled, then mapped by the first VOI LUT or window.
 
-    Without either, all bits stored become eight. Shutters, overlays and mask subtraction are not applied.
-    Raises UserError as `header` and `check` do, and where the pixels are not whole.
+    Without either, the range of the bits stored is mapped to 0..255. Shutters, overlays and mask subtraction are not
+    applied.
+
+    Raises:
+        UserError: as `header` and `check` do, and where the pixels are incomplete.
     """
     import numpy as np
     from pydicom.pixels import pixel_array
@@ -176,14 +185,14 @@ def grey(path: Path, frame: int) -> np.ndarray:
     return np.rint(255 * shown.clip(0, 1)).astype(np.uint8)
 
 
-def _shown(found: Dataset, stored: np.ndarray) -> np.ndarray:
-    """0 to 1 for black to white (PS3.3 C.11.1 and C.11.2), before MONOCHROME1 turns it over."""
+def _shown(found: Dataset, stored: Array) -> Array:
+    """Stored values (H, W) -> 0 to 1 for black to white (PS3.3 C.11.1 and C.11.2), before MONOCHROME1 inverts it."""
     import numpy as np
 
     signed, top = found.PixelRepresentation == 1, 2.0**found.BitsStored
     values, low, high = stored.astype(float), -top / 2 if signed else 0.0, (top / 2 if signed else top) - 1
     table, slope = found.get("ModalityLUTSequence"), _numbers(found, "RescaleSlope")
-    # With LOG and DISP that table leads back to the dose, and is not for showing (PS3.3 C.8.7.1.1.2).
+    # With LOG and DISP that table gives the dose, and is not for display (PS3.3 C.8.7.1.1.2).
     if table and found.get("PixelIntensityRelationship") not in ("LOG", "DISP"):
         values, low, high = _looked_up(table[0], values)
     elif slope:
@@ -206,8 +215,8 @@ def _shown(found: Dataset, stored: np.ndarray) -> np.ndarray:
     return (values - low) / (high - low)
 
 
-def _looked_up(item: Dataset, values: np.ndarray) -> tuple[np.ndarray, float, float]:
-    """`values` through a LUT, with the ends of its range. pydicom's own wraps at 256 for LUTs of 8 bits."""
+def _looked_up(item: Dataset, values: Array) -> tuple[Array, float, float]:
+    """`values` mapped by a LUT, and the ends of its range. pydicom's own wraps at 256 for LUTs of 8 bits."""
     import numpy as np
 
     entries, first, bits = item.LUTDescriptor

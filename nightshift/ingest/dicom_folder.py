@@ -1,26 +1,26 @@
-"""A folder of DICOM files and masks of some of their frames, paired by name or by a CSV."""
+"""Reads a folder of DICOM files and masks of some of their frames, paired by name or by a CSV."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nightshift.ingest import dicom
+from nightshift.config.presets import Dicom
 from nightshift.console.errors import UserError
-from nightshift.ingest.paths import inside
-from nightshift.ingest.images import SUFFIXES, mask_picture
+from nightshift.ingest import dicom
 from nightshift.ingest.deidentify import hidden, pseudonym
-from nightshift.ingest.record import Problems, RawCase, checked
-from nightshift.ingest.user_table import check_width, read_rows
+from nightshift.ingest.images import SUFFIXES, mask_picture, read_array
+from nightshift.ingest.paths import inside
+from nightshift.ingest.record import Problems, SourceCase, checked, error_prefix
+from nightshift.ingest.user_table import check_width, frame_index, is_index, read_rows
 
 if TYPE_CHECKING:
-    import numpy as np
     from pydicom import Dataset
+
+    from nightshift.ingest.record import Pixels
 
 COLUMNS = ("file", "frame_index", "mask", "case_id", "patient_id", "split")
 ENDS = (".dcm", ".dicom")
@@ -28,7 +28,11 @@ ENDS = (".dcm", ".dicom")
 
 @dataclass(frozen=True)
 class _Pair:
-    """`frame` counts from 0, None for the only one; `row` is that of the CSV; `problem` says why there is no mask."""
+    """A DICOM file, the mask of one of its frames, and how the user names them.
+
+    `frame` counts from 0, None where the file has one only; `row` is that of the CSV, empty where there is no CSV;
+    `problem` says why there is no mask.
+    """
 
     file: Path
     mask: Path | None
@@ -39,33 +43,44 @@ class _Pair:
     problem: str = ""
 
 
-def dicom_files(images: Path, masks: Path, table: Path | None) -> list[Path]:
-    """All files that may be of the source, without opening one. Raises UserError where there is no folder or CSV."""
+def dicom_files(data: Dicom, root: Path) -> list[Path]:
+    """All files that may belong to the source, none of them opened but the CSV. Raises UserError: no folder or CSV."""
+    images, masks, table = _places(data, root)
     if table is None:
         return [*_dicoms(images), *_masks(masks)]
     pairs = _rows(images, masks, table, Problems())
     return [table, *(file for pair in pairs for file in (pair.file, pair.mask) if file and file.is_file())]
 
 
-def dicom_cases(images: Path, masks: Path, table: Path | None, problems: Problems) -> list[RawCase]:
-    """A case per mask, or per row of the CSV `table`. Raises UserError where a folder or the CSV is missing.
+def dicom_cases(data: Dicom, root: Path, problems: Problems) -> list[SourceCase]:
+    """A case per mask, or per row of the preset's CSV.
 
-    Nothing of a header that says who it is gets into a case: the patient is a number in the order of the files, by
-    which a split is drawn, and a salted hash; a case's id is a salted hash where the file is named after the patient.
-    Only `files` is as the user named it. Problems, which may get into a report, have *** for everybody in the folder.
+    Nothing in a header that identifies the patient gets into a case: the patient is a number in the order of the files,
+    by which a split is drawn, and a salted hash; a case's id is a salted hash where the file is named after the
+    patient. Only `files` is as the user named it.
+
+    Args:
+        data: the preset.
+        root: the folder that the preset's paths are relative to.
+        problems: gets a line for each file or row with a mistake. It may get into a report, so the names, numbers and
+            dates of every patient in the folder are *** in it.
+
+    Raises:
+        UserError: a folder or the CSV is missing.
     """
+    images, masks, table = _places(data, root)
     before = len(problems)
     pairs = _named(images, masks, problems) if table is None else _rows(images, masks, table, problems)
-    cases: list[RawCase] = []
+    cases: list[SourceCase] = []
     patients: dict[str, int] = {}
     everybody: set[str] = set()
     for pair in pairs:
-        with problems.kept():
-            with _at(f"{pair.where}: {pair.file}" if pair.row else pair.where):
+        with problems.collecting():
+            with error_prefix(f"{pair.where}: {pair.file}" if pair.row else pair.where):
                 header = dicom.header(pair.file)
             words = dicom.identities(header)
             everybody.update(words)
-            with _at(pair.where, words):
+            with error_prefix(pair.where, partial(hidden, words=words)):
                 case = _case(pair, header, words)
             number = patients.setdefault(case.patient_id, len(patients))
             cases.append(replace(case, patient_id=f"{number:04d}-{case.patient_id}"))
@@ -73,7 +88,11 @@ def dicom_cases(images: Path, masks: Path, table: Path | None, problems: Problem
     return cases
 
 
-def _case(pair: _Pair, header: Dataset, words: list[str]) -> RawCase:
+def _places(data: Dicom, root: Path) -> tuple[Path, Path, Path | None]:
+    return root / data.images, root / data.masks, root / data.cases if data.cases else None
+
+
+def _case(pair: _Pair, header: Dataset, words: list[str]) -> SourceCase:
     dicom.check(header)
     if pair.mask is None:
         raise UserError(pair.problem)
@@ -90,44 +109,32 @@ def _case(pair: _Pair, header: Dataset, words: list[str]) -> RawCase:
     for name, value in groups.items():
         if hidden(value, words) != value:
             raise UserError(f"column {name} has the patient's name, number or dates in it; leave it out")
-    angles, spacing = dicom.angles(header, frame), dicom.spacing(header)
     named = hidden(pair.case_id, words) != pair.case_id
-    return RawCase(
-        f"case-{pseudonym(pair.case_id)}" if named else pair.case_id,
-        pseudonym(f"patient {patient}"),
-        angles,
-        pair.row.get("split", ""),
-        (pair.file, pair.mask),
-        partial(_read, pair.where, pair.file, frame, pair.mask, words),
-        hidden(pair.where, words),
-        spacing,
-        groups,
+    return SourceCase(
+        case_id=f"case-{pseudonym(pair.case_id)}" if named else pair.case_id,
+        patient_id=pseudonym(f"patient {patient}"),
+        angles=dicom.angles(header, frame),
+        split=pair.row.get("split", ""),
+        files=(pair.file, pair.mask),
+        read=partial(_read, pair.where, pair.file, frame, pair.mask, words),
+        where=hidden(pair.where, words),
+        spacing=dicom.spacing(header),
+        groups=groups,
     )
 
 
-def _read(where: str, file: Path, frame: int, mask: Path, words: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    with _at(where, words):
+def _read(where: str, file: Path, frame: int, mask: Path, words: list[str]) -> tuple[Pixels, Pixels]:
+    with error_prefix(where, partial(hidden, words=words)):
         return checked(dicom.grey(file, frame), _mask(mask), mask)
 
 
-@contextmanager
-def _at(where: str, words: Iterable[str] = ()) -> Iterator[None]:
-    """The place, in front of what a UserError says."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(hidden(f"{where}: {error}", words)) from None
-
-
-def _mask(path: Path) -> np.ndarray:
+def _mask(path: Path) -> Pixels:
+    """(H, W), of 0 and other values; `checked` makes them 0 and 1. Raises UserError."""
     import numpy as np
 
     if path.suffix != ".npy":
         return mask_picture(path)
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path}: not readable as a NumPy array: {error}") from None
+    array = read_array(path)
     if array.ndim != 2 or array.dtype not in (np.uint8, np.bool_):
         raise UserError(f"{path}: {array.dtype} of shape {array.shape}; expected uint8 with 2 dimensions")
     return array
@@ -167,7 +174,7 @@ def _named(images: Path, masks: Path, problems: Problems) -> list[_Pair]:
     for mask in _masks(masks):
         stem = mask.stem.removesuffix("_mask")
         name, _, number = stem.rpartition("_f")
-        frame = int(number) if number.isdecimal() and name in by_name and stem not in by_name else None
+        frame = int(number) if is_index(number) and name in by_name and stem not in by_name else None
         file = by_name.get(stem if frame is None else name)
         if file is None:
             problems.append(f"{mask}: no DICOM file for it in {images}; name it NAME.png, NAME_mask.png, NAME_f12.png")
@@ -186,17 +193,16 @@ def _rows(images: Path, masks: Path, table: Path, problems: Problems) -> list[_P
     listed = cache(_masks)
     pairs, lines = [], {}
     for where, row in rows:
-        with problems.kept(), _at(where):
+        with problems.collecting(), error_prefix(where):
             check_width(row)
             if not row["file"]:
                 raise UserError("file is empty")
-            if not row["frame_index"].isdecimal() or len(row["frame_index"]) > 9:
-                raise UserError(f"frame_index '{row['frame_index']:.20}' is not a whole number from 0")
-            file, frame = inside(images, row["file"]), int(row["frame_index"])
+            frame = frame_index(row["frame_index"])
+            file = inside(images, row["file"])
             folder, stem = masks / Path(row["file"]).parent, f"{_name(file)}_f{frame}"
             mask, problem = inside(masks, row["mask"]) if row.get("mask") else None, ""
             if mask is None:
-                mask, problem = _of(listed(folder) if folder.is_dir() else [], _name(file), stem, folder)
+                mask, problem = _mask_of(listed(folder) if folder.is_dir() else [], _name(file), stem, folder)
                 # The mask of a file without the number of a frame can be that of one frame only.
                 if mask and mask.stem.removesuffix("_mask") != stem and lines.setdefault(mask, where) != where:
                     mask, problem = None, f"{mask} is the mask of {lines[mask]}; name it after its frame, {stem}"
@@ -205,12 +211,12 @@ def _rows(images: Path, masks: Path, table: Path, problems: Problems) -> list[_P
     return pairs
 
 
-def _of(masks: list[Path], name: str, framed: str, folder: Path) -> tuple[Path | None, str]:
-    """The mask of a frame by its name, or what is wrong."""
+def _mask_of(masks: list[Path], name: str, framed: str, folder: Path) -> tuple[Path | None, str]:
+    """The mask of a frame by its name, or None and what is wrong."""
     for stem in (framed, name):
-        found = [mask for mask in masks if mask.stem in (stem, f"{stem}_mask")]
-        if len(found) > 1:
-            return None, f"{found[0]} or {found[1].name}? Keep one, or name it in a column mask"
-        if found:
-            return found[0], ""
+        matching = [mask for mask in masks if mask.stem in (stem, f"{stem}_mask")]
+        if len(matching) > 1:
+            return None, f"{matching[0]} or {matching[1].name}? Keep one, or name it in a column mask"
+        if matching:
+            return matching[0], ""
     return None, f"no mask {framed} or {name} in {folder}; name one in a column mask"

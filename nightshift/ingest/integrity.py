@@ -1,114 +1,145 @@
-"""Everything that is wrong with a data set, found in one reading of it, row by row and between rows."""
+"""Finds everything that is wrong with a data set in one reading of it, case by case and between cases."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from itertools import repeat
+from dataclasses import dataclass
 
-import numpy as np
-
-from nightshift.ingest import near_duplicates as likeness
-from nightshift.ingest import splits
+from nightshift.config.params import DataSettings
+from nightshift.config.presets import Coco, Dicom
 from nightshift.console.errors import UserError
 from nightshift.console.progress import say
-from nightshift.ingest.record import SPLITS, Problems, RawCase
-from nightshift.config.params import Coco, Dicom, Settings, hardware
-from nightshift.ingest.sources import listed
-
-SIDES = (32, 8192)  # pixels of a frame's side; anything beyond is a thumbnail or a mistake
-RANGE = 8  # least difference of the brightest and the darkest of 256 greys
-MOST = 0.5  # share of the frame that a mask of vessels never marks
-
-
-@dataclass(frozen=True)
-class Problem:
-    """`where`: place in the source; `what`: file, what is wrong with it, what to do; `case_id`: empty if unknown."""
-
-    where: str
-    case_id: str
-    what: str
+from nightshift.core.records import SimilarFrames
+from nightshift.data.locations import SPLITS
+from nightshift.ingest import leaks, splits
+from nightshift.ingest.case_check import CaseCheck, Progress, Rules, check_cases
+from nightshift.ingest.record import Problem, Problems, SourceCase
+from nightshift.ingest.sources import list_cases
 
 
 @dataclass(frozen=True)
 class Checked:
-    """All problems, by place; `split`: the cases without any; `total`: cases of the source; `read`: the readable ones.
+    """What `check` found.
 
-    `name`: of the preset's file.
+    Attributes:
+        name: the preset's file.
+        total: number of cases in the source, with those that have a problem.
+        problems: all of them, by place.
+        split: the cases without a problem.
+        readable: the cases whose frame and mask can be read, with and without problems.
+        similar: how alike frames in different parts of the split are, where patient ids are missing.
     """
 
     name: str
     total: int
     problems: list[Problem]
     split: splits.Split
-    read: list[RawCase]
+    readable: list[SourceCase]
+    similar: SimilarFrames
 
 
-@dataclass(frozen=True)
-class _Look:
-    """What one reading of a case found: mistakes; digests of frame and mask, and the frame's sketch if it is one."""
+def check(settings: DataSettings, progress: Progress) -> Checked:
+    """Read every case of a source once and check it.
 
-    wrong: list[str] = field(default_factory=list)
-    frame: bytes = b""
-    mask: bytes = b""
-    sketch: np.ndarray | None = None
+    Leaks are looked for between the parts of the split that is given, or that is made of the cases without a problem.
 
+    Args:
+        settings: the data preset, how it is split, and whether view angles are needed.
+        progress: wraps the loop over the cases, as `nightshift.console.progress.bar` does.
 
-def check(settings: Settings, progress: Callable[[Iterable], Iterable]) -> Checked:
-    """Read every case once, in hardware.yaml's `threads`. Raises UserError where there is no source, or no case in it.
-
-    Leaks are looked for between the splits that are given, or that are made of the cases without a problem.
+    Raises:
+        UserError: there is no source, or no case in it.
     """
-    lines, name = Problems(), f"conf/data/{settings.use.data}.yaml"
-    cases = listed(settings.data, lines)
+    lines, name, source = Problems(), f"conf/data/{settings.name}.yaml", settings.source
+    cases = list_cases(source, lines)
     if not cases and not lines:
         raise UserError(f"{name}: no case in it")
-    problems = [_parted(line) for line in lines]
+    rules = Rules(
+        name_files=not isinstance(source, Dicom),
+        allow_empty=isinstance(source, Coco) and source.unannotated == "empty",
+        patterns=any(not case.patient_id for case in cases),
+    )
+    problems = [_problem_of_line(line) for line in lines]
     problems += _without_angles(cases, name) if settings.view.mode != "none" else []
-    named = not isinstance(settings.data, Dicom)  # files that are named after people are called by their place alone
-    empty = isinstance(settings.data, Coco) and settings.data.unannotated == "empty"  # an empty mask is what was said
-    looks = _looks(cases, named, empty, progress)
-    problems += [Problem(case.where, case.case_id, what) for case in cases for what in looks[case.case_id].wrong]
-    problems += _spelled_apart(cases) + _same_mask(cases, looks)
-    given = settings.data.split == "given"
+    checks = check_cases(cases, rules, progress)
+    problems += [Problem(case.where, case.case_id, text) for case in cases for text in checks[case.case_id].mistakes]
+    problems += _spelled_differently(cases) + _same_mask(cases, checks)
+    given = source.split == "given"
     if given:
-        problems += [Problem(case.where, case.case_id, what) for case, what in splits.misplaced(cases)]
+        problems += [Problem(case.where, case.case_id, why) for case, why in splits.misplaced(cases)]
     good = _without(cases, problems)
-    split = {one: [case for case in good if case.split == one] for one in SPLITS}
-    compared = {one: [case for case in cases if case.split == one] for one in SPLITS}  # also those with a bad mask, say
+    links = leaks.links(cases, checks)
+    split = {part: [case for case in good if case.split == part] for part in SPLITS}
+    compared = {part: [case for case in cases if case.split == part] for part in SPLITS}  # also those with a bad mask
     try:
         if not given:
-            compared = split = splits.made_split(good, settings.prepare)
+            groups = leaks.groups(links) if settings.prepare.group_similar else {}
+            compared = split = splits.made_split(good, settings.prepare, groups)
         splits.filled(compared)
     except UserError as error:
         problems.append(Problem(name, "", str(error)))
-    problems += _leaks(compared, named, looks)
+    problems += leaks.same_frames(compared, checks, rules.name_files)
+    split = {part: _without(members, problems) for part, members in split.items()}
     return Checked(
-        name,
-        len(cases) + len(lines),
-        sorted(problems, key=_place),
-        {one: _without(members, problems) for one, members in split.items()},
-        [case for case in cases if looks[case.case_id].frame],
+        name=name,
+        total=len(cases) + len(lines),
+        problems=sorted(problems, key=_place),
+        split=split,
+        readable=[case for case in cases if checks[case.case_id].frame],
+        similar=leaks.across(links, split, rules.name_files),
     )
 
 
-def usable(found: Checked, on_problem: str) -> splits.Split:
-    """The split to go on with; a table of all problems goes to stdout.
+def usable(checked: Checked, on_problem: str) -> splits.Split:
+    """The split to go on with. Prints a table of the problems, unless the only one is the error.
 
-    Raises UserError: there are problems and `on_problem` is stop; something is wrong with the source as a whole; or too
-    little is left without the cases that have a problem.
+    Raises:
+        UserError: there are problems and `on_problem` is stop; something is wrong with the source as a whole; too
+            little is left without the cases that have a problem.
     """
-    if found.problems:
-        say(_table(found.problems))
-    if found.problems and (on_problem == "stop" or any(one.where == found.name for one in found.problems)):
-        first = found.problems[0]
-        if len(found.problems) == 1:
-            raise UserError(f"{first.where}: {first.what}")
+    problems = checked.problems
+    stop = on_problem == "stop" or any(problem.where == checked.name for problem in problems)
+    if problems and stop and len(problems) == 1:
+        raise UserError(f"{problems[0].where}: {problems[0].what}")
+    if problems:
+        say(_table(problems))
+    if problems and stop:
         raise UserError(
-            f"{found.name}: the {len(found.problems)} problems listed above; put them right, or leave those cases out "
+            f"{checked.name}: the {len(problems)} problems listed above; put them right, or leave those cases out "
             "with prepare.on_problem: skip"
         )
-    return splits.filled(found.split)
+    return splits.filled(checked.split)
+
+
+def similar_text(similar: SimilarFrames) -> str:
+    """What `similar` says, for people: a sentence, and a line for each pair; empty where nothing was compared."""
+    if not similar.most_alike:
+        return ""
+    lines = [
+        f"{pair.correlation:.2f}  "
+        + "  ".join(
+            f"{case.split} {case.case_id}{f' ({case.file})' if case.file else ''}" for case in (pair.first, pair.second)
+        )
+        for pair in similar.most_alike
+    ]
+    head = (
+        f"{similar.cases} cases have no patient id. Frames in different parts of the split that are most alike "
+        f"(correlation; from {similar.threshold} on probably of one cine or one patient):"
+    )
+    return "\n".join([head, *lines])
+
+
+def similar_warning(similar: SimilarFrames) -> str:
+    """One line for frames that are probably of one patient and in different parts; empty where there are none."""
+    if not similar.pairs_across:
+        return ""
+    pairs = (
+        "1 pair of similar frames is"
+        if similar.pairs_across == 1
+        else f"{similar.pairs_across} pairs of similar frames are"
+    )
+    return (
+        f"{pairs} in different parts of the split, so Dice may be too high; give patient ids, or keep similar frames "
+        "together with prepare.group_similar: true (for split: made)"
+    )
 
 
 def _table(problems: list[Problem]) -> str:
@@ -118,129 +149,51 @@ def _table(problems: list[Problem]) -> str:
 
 
 def _place(problem: Problem) -> list[str | int]:
-    """Line 9 comes before line 10."""
+    """A key to sort by that puts line 9 before line 10."""
     return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"([0-9]+)", problem.where))]
 
 
-def _parted(line: str) -> Problem:
-    """A row that is no case, as its reader says it: `set/manifest.csv, line 3: case_id is empty`."""
+def _problem_of_line(line: str) -> Problem:
+    """A reader's message, as `set/manifest.csv, line 3: case_id is empty`, as a problem without a case."""
     where, colon, what = line.partition(": ")
     return Problem(where, "", what) if colon else Problem("", "", line)
 
 
-def _without(cases: list[RawCase], problems: list[Problem]) -> list[RawCase]:
+def _without(cases: list[SourceCase], problems: list[Problem]) -> list[SourceCase]:
     bad = {problem.case_id for problem in problems}
     return [case for case in cases if case.case_id not in bad]
 
 
-def _without_angles(cases: list[RawCase], name: str) -> list[Problem]:
-    found = [Problem(case.where, case.case_id, "no view angles") for case in cases if case.angles is None]
+def _without_angles(cases: list[SourceCase], name: str) -> list[Problem]:
+    problems = [Problem(case.where, case.case_id, "no view angles") for case in cases if case.angles is None]
     cure = "; give it angles or set view.mode=none (-S view.mode=none)"
-    if found and len(found) == len(cases):
+    if problems and len(problems) == len(cases):
         return [Problem(name, "", f"no case has view angles{cure}")]
-    return [Problem(one.where, one.case_id, one.what + cure) for one in found]
+    return [Problem(problem.where, problem.case_id, problem.what + cure) for problem in problems]
 
 
-def _looks(
-    cases: list[RawCase], named: bool, empty: bool, progress: Callable[[Iterable], Iterable]
-) -> dict[str, _Look]:
-    with ThreadPoolExecutor(hardware().threads) as pool:
-        results = pool.map(_look, cases, repeat(named), repeat(empty))
-        try:
-            return {case.case_id: look for case, look in zip(progress(cases), results, strict=True)}
-        except BaseException:
-            pool.shutdown(cancel_futures=True)  # Ctrl-C: nobody waits for ten thousand files
-            raise
-
-
-def _look(case: RawCase, named: bool, empty: bool) -> _Look:
-    try:
-        frame, mask = case.read()
-    except UserError as error:
-        return _Look([" ".join(str(error).split()).removeprefix(f"{case.where}: ")])
-    of_frame, of_mask = list(_wrong_frame(frame)), [] if empty and not mask.any() else list(_wrong_mask(mask))
-    files = (case.files[0], case.files[:2][-1]) if named else ("frame", "mask")
-    wrong = [f"{file}: {what}" for file, of in zip(files, (of_frame, of_mask), strict=True) for what in of]
-    return _Look(
-        wrong,
-        likeness.digest(frame),
-        likeness.digest(mask) if mask.any() else b"",
-        None if of_frame else likeness.sketch(frame),
-    )
-
-
-def _wrong_frame(frame: np.ndarray) -> Iterator[str]:
-    height, width = frame.shape
-    if min(height, width) < SIDES[0] or max(height, width) > SIDES[1]:
-        yield f"a frame of {height} x {width} pixels; sides from {SIDES[0]} to {SIDES[1]} are frames"
-        return
-    low, high = int(frame.min()), int(frame.max())
-    if low == high:
-        yield f"every pixel of the frame is {low}; take another frame, or save it anew"
-    elif high - low < RANGE:
-        yield f"grey values from {low} to {high} only; scale them to 0 to 255 before they become whole numbers"
-    elif low == 0 and ((frame == 0) | (frame == high)).all():
-        yield f"a frame of nothing but 0 and {high}, so a mask; give the picture here"
-
-
-def _wrong_mask(mask: np.ndarray) -> Iterator[str]:
-    share = float(mask.mean())
-    if share == 0:
-        yield "an empty mask; draw the vessel, or take the case out"
-    elif share > MOST:
-        yield f"a mask that marks {share:.0%} of the frame; invert it: vessels are the foreground"
-
-
-def _spelled_apart(cases: list[RawCase]) -> list[Problem]:
-    """Patients whose ids differ in nothing but blanks and capitals would be divided between splits as two."""
-    first: dict[str, RawCase] = {}
-    found = []
+def _spelled_differently(cases: list[SourceCase]) -> list[Problem]:
+    """Patients whose ids differ only in blanks and capitals: they would be divided between splits as two patients."""
+    first: dict[str, SourceCase] = {}
+    problems = []
     for case in cases:
         other = first.setdefault(" ".join(case.patient_id.split()).casefold(), case)
         if case.patient_id != other.patient_id:
-            said = f"patient '{case.patient_id}' is '{other.patient_id}' in case '{other.case_id}'"
-            found.append(Problem(case.where, case.case_id, f"{said}; write one patient in one way"))
-    return found
+            text = f"patient '{case.patient_id}' is '{other.patient_id}' in case '{other.case_id}'"
+            problems.append(Problem(case.where, case.case_id, f"{text}; write one patient in one way"))
+    return problems
 
 
-def _same_mask(cases: list[RawCase], looks: dict[str, _Look]) -> list[Problem]:
-    """One mask for different frames of different patients is a copy of the wrong file."""
-    first: dict[bytes, RawCase] = {}
-    found = []
+def _same_mask(cases: list[SourceCase], checks: dict[str, CaseCheck]) -> list[Problem]:
+    """Cases with the mask of a different frame of another patient, which is a copy of the wrong file."""
+    first: dict[bytes, SourceCase] = {}
+    problems = []
     for case in cases:
-        look = looks[case.case_id]
-        if look.wrong or not look.mask:
+        check = checks[case.case_id]
+        if check.mistakes or not check.mask:
             continue
-        other = first.setdefault(look.mask, case)
-        if looks[other.case_id].frame != look.frame and splits.unit(other) != splits.unit(case):
-            said = f"the very mask of case '{other.case_id}' ({other.where})"
-            found.append(Problem(case.where, case.case_id, f"{said}; give each frame its own"))
-    return found
-
-
-def _leaks(split: splits.Split, named: bool, looks: dict[str, _Look]) -> list[Problem]:
-    """Frames of different patients, one in a later split, that are the same: of each the one in the earlier split."""
-    found, units = [], {}
-    number = lambda case: units.setdefault(splits.unit(case), len(units))  # noqa: E731
-    for i, one in enumerate(SPLITS[:-1]):
-        some = [case for case in split[one] if looks[case.case_id].sketch is not None]
-        later = [(case, name) for name in SPLITS[i + 1 :] for case in split[name]]
-        later = [pair for pair in later if looks[pair[0].case_id].sketch is not None]
-        if not some or not later:
-            continue
-        groups = (some, [case for case, _ in later])
-        sketches = (np.stack([looks[case.case_id].sketch for case in group]) for group in groups)
-        numbers = (np.array([number(case) for case in group]) for group in groups)
-        for case, which, alike in zip(some, *likeness.nearest(*sketches, *numbers), strict=True):
-            if alike < likeness.ALIKE:
-                continue
-            other, name = later[which]
-            same = looks[case.case_id].frame == looks[other.case_id].frame
-            said = f"in {one}, and {'the very' if same else 'nearly the'} frame of case '{other.case_id}' in {name}"
-            cure = "keep one of them, or both in one split, as one patient"
-            found.append(
-                Problem(
-                    case.where, case.case_id, f"{case.files[0] if named else 'frame'}: {said} ({other.where}); {cure}"
-                )
-            )
-    return found
+        other = first.setdefault(check.mask, case)
+        if checks[other.case_id].frame != check.frame and splits.unit(other) != splits.unit(case):
+            text = f"the very mask of case '{other.case_id}' ({other.where})"
+            problems.append(Problem(case.where, case.case_id, f"{text}; give each frame its own"))
+    return problems

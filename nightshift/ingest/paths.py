@@ -1,4 +1,4 @@
-"""Paths in a user's table, written on any system and maybe for a drive that is elsewhere now."""
+"""Resolves the paths in a user's table, which may be written on another system or for a drive that has moved."""
 
 from __future__ import annotations
 
@@ -11,10 +11,16 @@ from nightshift.console.errors import UserError
 
 
 def resolved(cell: str, folder: Path, moved: Mapping[str, Path]) -> Path:
-    """The file that `cell` names: with `/` or `\\`, absolute or relative to `folder`.
+    """The file that `cell` names.
 
-    `moved`: where folders are now, by how the table calls them; the longest that the cell begins with counts, whole
-    names only. Windows' names match in any case. Raises UserError for a Windows drive that this system does not have.
+    Args:
+        cell: with `/` or `\\`, absolute or relative to `folder`.
+        folder: that of the table.
+        moved: where folders are now, by their names in the table. The longest that the cell begins with counts, whole
+            names only; names of Windows match in any case.
+
+    Raises:
+        UserError: a Windows drive that this system does not have, a relative path that leaves `folder`.
     """
     if "\0" in cell:
         raise UserError(f"path {cell!r} has a zero byte in it")

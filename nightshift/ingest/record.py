@@ -1,4 +1,4 @@
-"""A case as a source has it, before anything is prepared: what every reader makes, and what can be wrong with one."""
+"""One case as a source has it, before anything is prepared, and the list of what is wrong with a source."""
 
 from __future__ import annotations
 
@@ -6,52 +6,91 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
+from nightshift.carm import Angles
 from nightshift.console.errors import UserError
 
 if TYPE_CHECKING:  # numpy is imported where a file is read: `inventory` lists files at every `dvc repro`
     import numpy as np
 
-SPLITS = ("train", "val", "test")
+Pixels: TypeAlias = "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]"
 
 
 @dataclass(frozen=True)
-class RawCase:
-    """One frame to segment, as the source has it; `read` gives frame and mask (H, W), uint8, the mask 0 or 1.
+class SourceCase:
+    """One frame to segment, as the source has it.
 
-    `angles`: primary (+ LAO / - RAO) and secondary (+ cranial / - caudal) in degrees, None where the source has none.
-    `patient_id` and `split` are empty where the source has none. `files` are all that `read` opens, the frame's first
-    and the mask's second. `where` is the place in the source that a message names, as `set/manifest.csv, line 7`.
-    `spacing`: millimetres per pixel (row, column), None where unknown. `groups`: further columns of the source by name,
-    for grouping in the report.
+    Attributes:
+        case_id: unique in the source.
+        patient_id: empty where the source has none.
+        angles: primary (+ LAO / - RAO) and secondary (+ cranial / - caudal) in degrees, None where unknown.
+        split: train, val or test; empty where the source has none.
+        files: all that `read` opens, the frame's first and the mask's second.
+        read: gives frame and mask, both (H, W) uint8, the mask 0 or 1. Raises UserError.
+        where: the place in the source that a message names, as `set/manifest.csv, line 7`.
+        spacing: millimetres per pixel (row, column), None where unknown.
+        groups: further columns of the source by name, for grouping in the report.
     """
 
     case_id: str
     patient_id: str
-    angles: tuple[float, float] | None
+    angles: Angles | None
     split: str
     files: tuple[Path, ...]
-    read: Callable[[], tuple[np.ndarray, np.ndarray]]
+    read: Callable[[], tuple[Pixels, Pixels]]
     where: str = ""
     spacing: tuple[float, float] | None = None
     groups: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """`where`: place in the source; `what`: file, what is wrong with it, what to do; `case_id`: empty if unknown."""
+
+    where: str
+    case_id: str
+    what: str
 
 
 class Problems(list[str]):
     """What is wrong with a source, a line each: what, where, what to do."""
 
     @contextmanager
-    def kept(self) -> Iterator[None]:
-        """A UserError of the block becomes a line, and the block is left; the next row is read as if nothing was."""
+    def collecting(self) -> Iterator[None]:
+        """Suppress a UserError of the block and append its text, so that the caller goes on with the next row."""
         try:
             yield
         except UserError as error:
             self.append(" ".join(str(error).split()))
 
 
-def checked(frame: np.ndarray, mask: np.ndarray, path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Frame (H, W) and mask (H, W) of the file `path`, uint8, the mask 0 or 1. Raises UserError."""
+@contextmanager
+def error_prefix(where: str, edit: Callable[[str], str] = str) -> Iterator[None]:
+    """Put `where` in front of the text of a UserError of the block, unless it begins with it already.
+
+    Args:
+        where: the place that the message is about, as `set/manifest.csv, line 7`.
+        edit: applied to the whole text, for example to hide names in it.
+    """
+    try:
+        yield
+    except UserError as error:
+        text = str(error)
+        raise UserError(edit(text if text.startswith(f"{where}: ") else f"{where}: {text}")) from None
+
+
+def checked(frame: Pixels, mask: Pixels, path: Path) -> tuple[Pixels, Pixels]:
+    """Frame and mask (H, W), uint8, the mask 0 or 1.
+
+    Args:
+        frame: (H, W), uint8.
+        mask: (H, W), of 0 and at most one other value.
+        path: the mask's file, for messages.
+
+    Raises:
+        UserError: frame and mask of different sizes, a mask of more than one label.
+    """
     import numpy as np
 
     if frame.shape != mask.shape:

@@ -1,74 +1,81 @@
-"""What the user has, whatever it looks like: all cases of a source, and the files that it is made of."""
+"""All cases of a data set, and the files that it consists of, whichever kind of source it is."""
+
+from __future__ import annotations
 
 from pathlib import Path
 
+from nightshift.config.presets import Coco, Dicom, ImageFolder, Manifest, Simulated
 from nightshift.console.errors import UserError
+from nightshift.core.project import root
+from nightshift.data.locations import SYNTHETIC
 from nightshift.ingest.coco import coco_cases
+from nightshift.ingest.deidentify import pseudonym
 from nightshift.ingest.dicom_folder import dicom_cases, dicom_files
 from nightshift.ingest.image_folder import folder_cases
 from nightshift.ingest.manifest import manifest_cases
-from nightshift.ingest.deidentify import pseudonym
-from nightshift.ingest.record import Problems, RawCase
-from nightshift.config.params import SYNTHETIC, Coco, Dicom, Folder, Manifest, Simulated, root
+from nightshift.ingest.record import Problems, SourceCase
 
-Source = Simulated | Manifest | Folder | Dicom | Coco
+Source = Simulated | Manifest | ImageFolder | Dicom | Coco
 
 
-def listed(data: Source, problems: Problems) -> list[RawCase]:
-    """All cases of a source, in its own order; a path in a preset is relative to the main checkout (DVC_ROOT).
+def list_cases(data: Source, problems: Problems) -> list[SourceCase]:
+    """All cases of a source, in its own order; no pixel is read.
 
-    What is wrong with a case goes to `problems`, and the case is left out; no pixel is read. Synthetic data is what
-    this very workspace made, so it is looked for here and not there. Raises UserError where there is no source at all.
+    Args:
+        data: the preset. Its paths are relative to the main checkout (DVC_ROOT), but simulated data are those of the
+            current folder, which a queued run has made itself.
+        problems: gets a line for each case with a mistake, which is left out.
+
+    Raises:
+        UserError: there is no such source at all.
     """
-    if isinstance(data, Folder):
-        cases = folder_cases(data, root(), problems)
-    elif isinstance(data, Manifest):
-        cases = manifest_cases(data, root(), problems)
-    elif isinstance(data, Dicom):
-        cases = dicom_cases(*_places(data), problems)
-    elif isinstance(data, Coco):
-        names = None if data.categories == "all" else data.categories
-        cases = coco_cases(data.sets(root()), names, data.unannotated == "empty", problems)
-    elif (made := SYNTHETIC / "manifest.csv").is_file():
-        cases = manifest_cases(Manifest(kind="manifest", path=made.as_posix(), split="given"), Path(), problems)
-    else:
-        raise UserError(
-            f"{made}: no such manifest yet; `dvc repro synthesize` makes it (or for other data: -S use.data=NAME)"
-        )
-    once: dict[str, RawCase] = {}
-    for case in cases:
-        if case.case_id in once:
+    unique: dict[str, SourceCase] = {}
+    for case in _read_source(data, problems):
+        if case.case_id in unique:
             problems.append(f"{case.where}: case '{case.case_id}' is there twice; give every case an id of its own")
-        once.setdefault(case.case_id, case)
-    return list(once.values())
+        unique.setdefault(case.case_id, case)
+    return list(unique.values())
 
 
-def raw_cases(data: Source) -> list[RawCase]:
-    """As `listed`. Raises UserError with the first problem, and says how many there are."""
+def _read_source(data: Source, problems: Problems) -> list[SourceCase]:
+    if isinstance(data, ImageFolder):
+        return folder_cases(data, root(), problems)
+    if isinstance(data, Manifest):
+        return manifest_cases(data, root(), problems)
+    if isinstance(data, Dicom):
+        return dicom_cases(data, root(), problems)
+    if isinstance(data, Coco):
+        return coco_cases(data, root(), problems)
+    manifest = SYNTHETIC / "manifest.csv"
+    if not manifest.is_file():
+        raise UserError(
+            f"{manifest}: no such manifest yet; `dvc repro synthesize` makes it (or for other data: -S use.data=NAME)"
+        )
+    return manifest_cases(Manifest(kind="manifest", path=manifest.as_posix(), split="given"), Path(), problems)
+
+
+def source_cases(data: Source) -> list[SourceCase]:
+    """As `list_cases`. Raises UserError with the first problem and the number of problems."""
     problems = Problems()
-    cases = listed(data, problems)
+    cases = list_cases(data, problems)
     if problems:
-        more = f" ({len(problems)} problems in all: python -m stages.check)" if len(problems) > 1 else ""
+        more = f" ({len(problems)} problems in all: nightshift check)" if len(problems) > 1 else ""
         raise UserError(problems[0] + more)
     return cases
 
 
 def source_files(data: Source) -> list[Path]:
-    """Every file that the source is made of and that is there, once, sorted. What is wrong with it `prepare` says."""
-    if isinstance(data, Simulated):  # one hash of it all, for a no-op `dvc repro` that stays quick
+    """Every existing file that the source consists of, once, sorted. `prepare` reports those that are missing."""
+    if isinstance(data, Simulated):
         return [SYNTHETIC.with_suffix(".json")]
-    if isinstance(data, Dicom):  # headers are slow to read, and this is asked at every `dvc repro`
-        return sorted(set(dicom_files(*_places(data))))
-    table = data.path if isinstance(data, Manifest) else data.cases if isinstance(data, Folder) else None
-    own = [root() / table] if table else []
-    named = {file for case in listed(data, Problems()) for file in case.files}
-    return sorted({*own, *(file for file in named if file.is_file())})
+    if isinstance(data, Dicom):  # without their headers, which are slow to read: this runs at every `dvc repro`
+        return sorted(set(dicom_files(data, root())))
+    table = data.path if isinstance(data, Manifest) else data.cases if isinstance(data, ImageFolder) else None
+    tables = [root() / table] if table else []
+    named = {file for case in list_cases(data, Problems()) for file in case.files}
+    return sorted({*tables, *(file for file in named if file.is_file())})
 
 
 def public_name(data: Source, name: str) -> str:
-    """The name of a file as data/ may have it: DICOM files are often named after people."""
+    """The name of a file in data/inventory.json: hashed for DICOM files, which are often named after people."""
     return pseudonym(name) if isinstance(data, Dicom) else name
-
-
-def _places(data: Dicom) -> tuple[Path, Path, Path | None]:
-    return root() / data.images, root() / data.masks, root() / data.cases if data.cases else None

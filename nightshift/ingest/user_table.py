@@ -1,12 +1,15 @@
-"""A CSV as people have it, out of Excel or pandas: rows with their place, and what any table of cases may hold."""
+"""Reads a user's CSV, as Excel or pandas write it: rows with their line numbers, and cells that any table may have.
+
+pandas is not used for these: it moves a row with one cell too many into the index, turns a patient called `NA` into a
+missing value, and does not give line numbers.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
 import re
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from nightshift.console.errors import UserError
@@ -15,20 +18,20 @@ Row = dict[str, str]
 SEPARATORS = ",;\t"  # ; is what Excel writes where the comma is for decimals
 
 
-@contextmanager
-def at(where: str) -> Iterator[None]:
-    """A UserError of the block begins with `where`."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(str(error) if str(error).startswith(where) else f"{where}: {error}") from None
-
-
 def read_rows(path: Path, needed: Sequence[str], what: str) -> list[tuple[str, Row]]:
-    """(place, cells by column) of each row, cells stripped, a missing one empty; rows of nothing are left out.
+    """(place, cells by column) of each row that is not empty.
 
-    `place` is as `set/manifest.csv, line 7`. Cells beyond the header's are in the row's column "", joined.
-    Raises UserError: no such file, no UTF-8 CSV, a column of `needed` missing, a column twice. `what` names the file.
+    Args:
+        path: comma, semicolon or tab between cells, UTF-8 with or without a byte order mark.
+        needed: columns that must be there; cells in them may be empty.
+        what: what messages call the file, as `manifest`.
+
+    Returns:
+        place: as `set/manifest.csv, line 7`. Cells are stripped, a missing one is empty, and those beyond the header's
+        are joined in the column "" (see `check_width`).
+
+    Raises:
+        UserError: no such file, not a UTF-8 CSV, a column missing, a column twice.
     """
     try:
         text = path.read_bytes().decode("utf-8-sig")
@@ -54,9 +57,21 @@ def read_rows(path: Path, needed: Sequence[str], what: str) -> list[tuple[str, R
 
 
 def check_width(row: Row) -> None:
-    """Raises UserError for a row of more cells than columns: a comma too many has shifted all that follow."""
+    """Raises UserError for a row of more cells than columns: a comma too many has shifted all cells after it."""
     if row[""]:
         raise UserError(f"more cells than columns ('{row['']:.40}'); quote a cell with a comma in it")
+
+
+def frame_index(cell: str) -> int:
+    """The number of a frame, from 0. Raises UserError for anything but up to nine ASCII digits."""
+    if not is_index(cell):
+        raise UserError(f"frame_index '{cell:.20}' is not a whole number from 0")
+    return int(cell)
+
+
+def is_index(text: str) -> bool:
+    """Whether `text` is the number of a frame: up to nine ASCII digits, so not `²` or `٣`."""
+    return text.isascii() and text.isdecimal() and len(text) <= 9
 
 
 def spacing(cell: str) -> tuple[float, float] | None:
@@ -77,5 +92,5 @@ def spacing(cell: str) -> tuple[float, float] | None:
 
 
 def groups(row: Row, used: Collection[str]) -> Row:
-    """The columns that nobody has used, to group the report by; paths are no groups."""
+    """The cells of columns that are not in `used`, to group the report by. Columns named `..._path` are left out."""
     return {name: cell for name, cell in row.items() if name and name not in used and not name.endswith("_path")}

@@ -1,28 +1,45 @@
-"""Pixels of any kind as eight-bit grey, always in the same way.
+"""Maps pixels of any type to eight-bit grey values.
 
-uint8 is taken as it is. All else (10 to 16 bits, floats) is a straight line from a window's black to its white, what
-lies outside is cut. Without a window it is the lowest and the highest value of the whole cine (of the picture, where
-there is no cine): so viewers show a series that says nothing of its window. Nothing is cut then, and the frames of a
-cine keep their brightness among each other.
+uint8 is taken as it is. Other types (10 to 16 bits, floats) are mapped linearly from the black and the white of a
+window to 0 and 255, and clipped. Without a window, black and white are the lowest and the highest value of the whole
+cine (of the picture, where there is no cine), as viewers show a series without a window of its own: nothing is clipped
+then, and the frames of a cine keep their brightness relative to each other.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 from nightshift.console.errors import UserError
 
 if TYPE_CHECKING:  # numpy is imported where a file is read: `inventory` lists files at every `dvc repro`
     import numpy as np
 
-Window = tuple[float, float] | None
+    from nightshift.ingest.record import Pixels
+
+    Array = np.ndarray[tuple[int, ...], np.dtype[Any]]
+
+Window = tuple[float, float] | None  # grey values of black and white; None: of the cine itself
 
 
-def grey(frame: np.ndarray, window: Window, path: Path, cine: np.ndarray | None = None) -> np.ndarray:
-    """`frame` (H, W) or (H, W, C) of the file `path` as (H, W), uint8; `cine`: all that it is of, (T, H, W[, C]).
+def window_of(setting: Literal["own"] | Sequence[float]) -> Window:
+    """The `window` of a data preset."""
+    return None if isinstance(setting, str) else (setting[0], setting[1])
 
-    C is 1 (grey), 3 (RGB, to luma) or 4 (alpha is ignored). Raises UserError: another C, no real numbers, not finite.
+
+def grey(frame: Array, window: Window, path: Path, cine: Array | None = None) -> Pixels:
+    """Grey values (H, W), uint8.
+
+    Args:
+        frame: (H, W) or (H, W, C), with C of 1 (grey), 3 (RGB, converted to luma) or 4 (alpha is ignored).
+        window: grey values of black and white, where the frame is not uint8.
+        path: the frame's file, for messages.
+        cine: all frames of the file, (T, H, W) or (T, H, W, C), for the range where there is no window.
+
+    Raises:
+        UserError: another C, pixels that are no real numbers, pixels that are not finite.
     """
     import numpy as np
 
@@ -42,13 +59,13 @@ def grey(frame: np.ndarray, window: Window, path: Path, cine: np.ndarray | None 
     return frame if frame.ndim == 2 else _luma(frame)
 
 
-def _opaque(pixels: np.ndarray) -> np.ndarray:
-    """(..., C) without alpha, and without the axis where C is 1."""
+def _opaque(pixels: Array) -> Array:
+    """(..., C) -> (..., 3) without alpha, or (...) where C is 1."""
     return pixels[..., :3] if pixels.shape[-1] > 1 else pixels[..., 0]
 
 
-def _luma(frame: np.ndarray) -> np.ndarray:
-    """ITU-R 601, rounded as Pillow does: a PNG and an array of the same colours give the same grey."""
+def _luma(frame: Array) -> Pixels:
+    """(H, W, 3) -> (H, W): ITU-R 601, rounded as Pillow does, so that a PNG and an array of its colours agree."""
     import numpy as np
 
     red, green, blue = np.moveaxis(frame.astype(np.uint32), 2, 0)
