@@ -1,63 +1,81 @@
-"""Two folders of predicted masks and one of the truth, paired by name, as the results of two arms."""
+"""Folders of predicted masks and one of the truth, paired by the names of their files, as the results of arms."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from PIL import Image
 
 from nightshift.carm import view_or_none
 from nightshift.console.errors import UserError
-from nightshift.core.io import replacing
-from nightshift.evaluation.measures import all_metrics
-from nightshift.ingest.images import mask_picture, paired, picture
 from nightshift.console.progress import bar
-from nightshift.reporting.load import ANGLES, ARMS, WHO, ArmResults, Row
-from nightshift.ingest.user_table import at, check_width, read_rows
+from nightshift.core.io import replacing
+from nightshift.evaluation.measures import all_measures
+from nightshift.ingest.images import mask_picture, paired, picture
+from nightshift.ingest.record import error_prefix
+from nightshift.ingest.user_table import check_width, read_rows
+from nightshift.reporting.load import ANGLES, WHO, ArmResults
+
+Grey = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
+Who = dict[str, str | float]  # WHO of one case
 
 
 def read_folders(
-    frozen: Path, lora: Path, truth: Path, frames: Path | None, cases: Path | None, pictures: Path
+    masks: Mapping[str, Path], truth: Path, frames: Path | None, cases: Path | None, pictures: Path
 ) -> dict[str, ArmResults]:
-    """Each case measured at its own size; the pictures that the report shows go to `pictures`/ARM.
+    """Measure each case at its own size, by arm; the pictures that the report shows go to `pictures`/ARM.
 
-    cases: a CSV of WHO, of which the last three may be empty; without it no patients and no angles are known.
-    Raises UserError: files without partner, masks that are none or not of one size, cases missing in the CSV.
+    Args:
+        masks: folder of predicted masks by name of the arm.
+        truth: folder of true masks.
+        frames: folder of frames, for the report's pictures.
+        cases: a CSV of WHO, of which the last three may be empty; without it no patients and no angles are known.
+        pictures: where to write.
+
+    Raises:
+        UserError: a file without its partner, a picture that is no mask or of another size, a case without a row.
     """
-    files = paired(truth, frozen, lora, *([frames] if frames else []))
-    unknown = {name: dict.fromkeys(WHO, "") | {"case_id": name} for name in files}
+    files = paired(truth, *masks.values(), *([frames] if frames else []))
+    unknown: dict[str, Who] = {name: _who(name, "", None) for name in files}
     known = _known(cases, list(files)) if cases else unknown
-    rows: dict[str, list[Row]] = {arm: [] for arm in ARMS}
+    rows: dict[str, list[dict[str, object]]] = {arm: [] for arm in masks}
     with replacing(pictures) as folder:
-        for arm in ARMS:
+        for arm in masks:
             (folder / arm).mkdir(parents=True)
-        for i, (name, true, masks, frame) in enumerate(_read(files)):
-            for arm, mask in zip(ARMS, masks, strict=True):
-                rows[arm].append({"seed": 0.0} | known[name] | all_metrics(mask, true))
+        for i, (name, true, predicted, frame) in enumerate(_read(files, len(masks))):
+            for arm, mask in zip(masks, predicted, strict=True):
+                rows[arm].append({"seed": 0, **known[name], **all_measures(mask, true)})
                 kept = {"truth": true * 255, "prediction-0": mask * 255} | ({} if frame is None else {"frame": frame})
                 for kind, array in kept.items():
                     Image.fromarray(array).save(folder / arm / f"{kind}-{i:05d}.png")
-    return {arm: ArmResults(rows[arm], pictures / arm) for arm in ARMS}
+    return {arm: ArmResults(pd.DataFrame(of_arm), pictures / arm) for arm, of_arm in rows.items()}
 
 
-def _read(files: dict[str, list[Path]]) -> Iterator[tuple[str, np.ndarray, list[np.ndarray], np.ndarray | None]]:
-    """Name, truth (H, W), the masks of both arms (H, W), 0 or 1, and the frame (H, W) where there is one."""
+def _read(files: Mapping[str, list[Path]], arms: int) -> Iterator[tuple[str, Grey, list[Grey], Grey | None]]:
+    """Name, truth (H, W), the masks of all arms (H, W), 0 or 1, and the frame (H, W) where there is one."""
     for name, (true, *others) in bar("compare", "case")(files.items()):
-        found = [mask_picture(path) for path in (true, *others[:2])] + [picture(path) for path in others[2:]]
-        for path, array in zip(others, found[1:], strict=True):
-            if array.shape != found[0].shape:
-                raise UserError(f"{path}: {array.shape} pixels, but the truth {true} has {found[0].shape}")
-        yield name, found[0], found[1:3], found[3] if len(found) > 3 else None
+        read = [mask_picture(path) for path in (true, *others[:arms])] + [picture(path) for path in others[arms:]]
+        for path, array in zip(others, read[1:], strict=True):
+            if array.shape != read[0].shape:
+                raise UserError(f"{path}: {array.shape} pixels, but the truth {true} has {read[0].shape}")
+        yield name, read[0], read[1 : 1 + arms], read[1 + arms] if len(read) > 1 + arms else None
 
 
-def _known(path: Path, names: list[str]) -> dict[str, Row]:
-    """The columns WHO of the CSV by case id, angles in degrees."""
+def _who(case: str, patient: str, angles: tuple[float, float] | None) -> Who:
+    """WHO of a case, without angles NaN."""
+    primary, secondary = angles or (np.nan, np.nan)
+    return dict(zip(WHO, (case, patient, primary, secondary), strict=True))
+
+
+def _known(path: Path, names: list[str]) -> dict[str, Who]:
+    """WHO by case, from a CSV. Raises UserError."""
     known = {}
     for where, row in read_rows(path, WHO, "table of cases"):
-        with at(where):
+        with error_prefix(where):
             check_width(row)
-            angles = view_or_none(*(row[column] for column in ANGLES)) or ("", "")
-            known[row["case_id"]] = {name: row[name] for name in WHO} | dict(zip(ANGLES, angles, strict=True))
+            angles = view_or_none(*(row[column] for column in ANGLES))
+            known[row["case_id"]] = _who(row["case_id"], row["patient_id"], angles)
     if lacking := [name for name in names if name not in known]:
         raise UserError(f"{path}: no row for case '{lacking[0]}' ({len(lacking)} in all)")
     return known

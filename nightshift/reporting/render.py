@@ -1,198 +1,196 @@
-"""The comparison as people read it: what the stages of both arms wrote, as HTML and Markdown.
+"""The comparison as HTML and Markdown: what the templates show, and how they are filled in.
 
-Sentences are made in wording.py and pictures in figures.py and overlays.py; templates/ only lay them out.
+Sentences are made in text*.py and pictures in figures*.py and overlays.py; templates/ only lay them out.
 """
 
-import base64
 import html
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jinja2
-import numpy as np
-import yaml
 from markupsafe import Markup
 from matplotlib.figure import Figure
-from pydantic import BaseModel
 
-from nightshift.reporting import figures
-from nightshift.reporting import overlays
-from nightshift.reporting import text as wording
-from nightshift.console.errors import UserError
-from nightshift.evaluation.measures import DISTANCES, MEASURES
-from nightshift.reporting.load import ANGLES, CURVES, LABELS, STEPS, ArmResults, Row, read_record, read_table
-from nightshift.config.params import Settings
-from nightshift.reporting.significance import by_unit, per_case, units
+from nightshift.reporting import figures, figures_cases, overlays, styles, text, text_tables
+from nightshift.reporting.about import About, runs
+from nightshift.reporting.load import ANGLES, CURVES, ArmResults
+from nightshift.reporting.overlays import Panel
+from nightshift.reporting.significance import per_case, per_unit, units
+from nightshift.reporting.styles import Style
+from nightshift.reporting.summary import Comparison
+from nightshift.reporting.text_limits import limits, not_alike
+from nightshift.reporting.text_tables import Texts
 
-NAMES = dict(zip(MEASURES, ("Dice", "IoU", "clDice", "HD95", "Precision", "Recall", "Surface distance"), strict=True))
 SUSPECTS = {"lora_wrapper": "LoRA wrapper", "data_parallel": "DataParallel"}
-PROBE = Path("reports/probe")
 
 
 @dataclass(frozen=True)
-class About:
-    """What is compared, in a line, how to do it again, and what only a run of the pipeline has.
+class Pair:
+    """An arm against the reference: title, a sentence on the cases, and pictures as data URIs, empty where none."""
 
-    `notes`: what else could be wrong with the comparison; `matrix`: the probe's picture as a data URI; `settings`: the
-    text of each file.
+    title: str
+    style: Style
+    wins: str
+    every_case: str
+    patients: str
+    scatter: str
+    view_map: str
+
+
+def contents(
+    arms: Mapping[str, ArmResults], found: Comparison, panels: Sequence[Panel], about: About, margin: float
+) -> dict[str, object]:
+    """All that the templates show, as text, lists of text and pictures.
+
+    Args:
+        arms: the results, the reference first.
+        found: their numbers.
+        panels: the pictures of test cases.
+        about: what is compared, and how to do it again.
+        margin: as compare.margin.
     """
-
-    what: str
-    commands: list[str]
-    notes: list[str] = field(default_factory=list)
-    probe: Row | None = None
-    probe_cases: list[Row] = field(default_factory=list)
-    matrix: str = ""
-    versions: Row = field(default_factory=dict)
-    settings: dict[str, str] = field(default_factory=dict)
-
-
-def about_run(chosen: Settings, arms: dict[str, ArmResults], notes: Sequence[str] = ()) -> About:
-    """With `notes` among its limits. Raises UserError for a file that is missing or is not what its stage writes."""
-    return About(
-        what=f"Encoder {chosen.use.encoder}, data {chosen.use.data}.",
-        commands=commands(arms),
-        notes=[*notes, *wording.left_out(read_record("reports/skipped.json", "total", "skipped"))],
-        probe=read_record(PROBE / "verdict.json", "torch", "sam3", "hypotheses"),
-        probe_cases=read_table(PROBE / "cases.csv", (), ("case", "outcome", "cause")),
-        matrix=_picture(PROBE / "matrix.svg"),
-        versions=read_record("reports/env.json"),
-        settings={
-            "params.yaml": _yaml(chosen),
-            f"conf/encoder/{chosen.use.encoder}.yaml": _yaml(chosen.preset),
-            f"conf/data/{chosen.use.data}.yaml": _yaml(chosen.data),
-        },
-    )
-
-
-def contents(arms: dict[str, ArmResults], summary: Row, panels: list[Row], about: About) -> Row:
-    """All that the templates show, as text, lists of text and pictures; summary: as comparison.py makes it."""
-    cases = [arm.cases for arm in arms.values()]
-    dice, level, measures = dice_by_case(arms), summary["level"], summary["measures"]
-    head, rest = wording.answer(measures["dice"], summary["verdict"], summary["patients_needed"], arms, level)
-    ablations = wording.ablation_rows(arms, level)
+    shown, cases = styles.styles(arms), {name: arm.cases for name, arm in arms.items()}
+    names, level = list(arms), found.metrics.level
+    head, rest = text.answer(found, arms, margin)
+    ablations = text_tables.ablation_rows(arms, level)
+    pairs = [_pair(shown[names[0]], shown[name], arms, several=len(arms) > 2) for name in names[1:]]
+    probed = about.probe.hypotheses if about.probe else {}
     return {
         "about": about,
+        "title": text.title(names),
         "head": head,
         "rest": rest,
-        "interval": wording.interval(measures["dice"]["interval"]),
-        "random_weights": any(card["weights"]["path"] == "random" for arm in arms.values() for card in arm.cards),
-        "limits": [*about.notes, *wording.limits(arms, level)],
-        "units": units(cases[0]),
+        "random_weights": any(card.weights["path"] == "random" for arm in arms.values() for card in arm.cards),
+        "alerts": not_alike(arms),
+        "limits": [*about.notes, *limits(arms, level)],
+        "units": units(cases[names[0]]),
         "confidence": f"{100 * (1 - level):g} %",
-        "measures": [_measure(name, measures[name]) for name in MEASURES],
-        "millimetres": [_measure(name, found) for name, found in summary["millimetres"].items()],
-        "arms": {LABELS[name]: arm for name, arm in arms.items()},
-        "suspects": {
-            SUSPECTS.get(name, name.replace("_", " ").capitalize()): one
-            for name, one in (about.probe or {"hypotheses": {}})["hypotheses"].items()
-        },
-        "curves": {
-            figures.CURVES[column]: figures.svg_uri(curves(arms, [column]))
-            for column in CURVES
-            if all(arm.curves for arm in arms.values())
-        },
-        "wins": wording.wins(*dice),
-        "scatter": figures.svg_uri(figures.paired(*(np.array(list(one.values())) for one in dice))),
-        "every_case": figures.svg_uri(figures.dumbbells(*dice, "test case")),
-        "patients": _by_patient(*cases),
-        "view_map": _view_map(cases[0], *dice),
-        "view_rows": wording.view_rows(*cases),
-        "group_rows": wording.group_rows(*cases),
+        "styles": list(shown.values()),
+        "light": styles.variables(dark=False),
+        "dark": styles.variables(dark=True),
+        "colours": len(styles.COLOURS),
+        "signs": {style.css: style.sign for style in shown.values()},
+        "arms": {style.label: arms[name] for name, style in shown.items()},
+        "heads": [style.label for style in shown.values()],
+        "all_names": styles.listed(style.inside for style in shown.values()),
+        "several_seeds": any(len(arm.cards) > 1 for arm in arms.values()),
+        "inside": [style.inside for style in shown.values()],
+        "difference_heads": text_tables.difference_heads(names),
+        "ratio_heads": text_tables.ratio_heads(names),
+        "measures": text_tables.measure_rows(found),
+        "tested": len(text_tables.NAMES),
+        "unbounded": any(one["dice"].interval is None for one in found.against.values()),
+        "against": text_tables.against_rows(found) if len(arms) > 2 else [],
+        "all_arms": figures.svg_uri(all_arms(found)) if len(arms) > 2 else "",
+        "suspects": {SUSPECTS.get(name, name.replace("_", " ").capitalize()): one for name, one in probed.items()},
+        "causes": _causes(about),
+        "probe_columns": [] if about.probe_cases is None else [str(one) for one in about.probe_cases.columns],
+        "probe_rows": [] if about.probe_cases is None else list(about.probe_cases.itertuples(index=False, name=None)),
+        "curves": {figures.CURVES[c]: figures.svg_uri(curves(arms, [c])) for c in CURVES if _have_curves(arms)},
+        "pairs": pairs,
+        "wins": " ".join(pair.wins for pair in pairs),
+        "view_rows": text_tables.view_rows(cases),
+        "group_rows": text_tables.group_rows(cases),
         "panels": panels,
-        "fills": {text: overlays.FILLS.get(name, (255, 255, 255)) for name, text in overlays.MEANINGS.items()},
+        "fills": {meaning: overlays.FILLS.get(name, overlays.WHITE) for name, meaning in overlays.MEANINGS.items()},
         "ablations": ablations,
-        "ablation_plot": figures.svg_uri(figures.ablations(ablations)) if ablations else "",
-        "costs": wording.cost_rows(arms),
+        "css": {name: style.css for name, style in shown.items()},
+        "labels": {name: style.label for name, style in shown.items()},
+        "ablation_plot": figures.svg_uri(figures.ablations(ablations, shown)) if ablations else "",
+        "costs": text_tables.cost_rows(arms),
         "runs": runs(arms),
     }
 
 
-def dice_by_case(arms: dict[str, ArmResults]) -> list[dict[str, float]]:
-    """Of each arm, by case id: the mean over seeds."""
-    return [per_case(arm.cases, "dice") for arm in arms.values()]
+def _have_curves(arms: Mapping[str, ArmResults]) -> bool:
+    return all(len(arm.curves) for arm in arms.values())
 
 
-def curves(arms: dict[str, ArmResults], columns: list[str]) -> Figure:
-    """Both arms' training, a panel per column of CURVES."""
-    chosen = {name: {card["seed"]: card["epoch"] for card in arm.cards} for name, arm in arms.items()}
-    return figures.curves({name: arm.curves for name, arm in arms.items()}, chosen, columns)
+def curves(arms: Mapping[str, ArmResults], columns: Sequence[str]) -> Figure:
+    """The training of all arms, a panel per column of CURVES."""
+    shown = styles.styles(arms)
+    chosen = {shown[name]: {card.seed: card.epoch for card in arm.cards} for name, arm in arms.items()}
+    return figures.curves({shown[name]: arm.curves for name, arm in arms.items()}, chosen, columns)
 
 
-def _by_patient(frozen: list[Row], lora: list[Row]) -> str:
-    """A picture; none where each patient is one case, since that is every_case."""
-    means = [
-        {name if kind == "patient" else f"case {name}": dice for (kind, name), dice in by_unit(rows, "dice").items()}
-        for rows in (frozen, lora)
-    ]
-    alone = len(means[0]) == len({row["case_id"] for row in frozen})
-    return "" if alone else figures.svg_uri(figures.dumbbells(*means, "patient"))
+def all_arms(found: Comparison) -> Figure:
+    """Dice of every arm, and its difference from the reference, with their intervals."""
+    shown = styles.styles(found.means)
+    dice = {shown[name]: (one.dice, one.ci95) for name, one in found.metrics.arms.items()}
+    against = {shown[name]: (of["dice"].delta, of["dice"].interval) for name, of in found.against.items()}
+    return figures.all_arms(dice, against)
 
 
-def _view_map(rows: list[Row], frozen: dict[str, float], lora: dict[str, float]) -> str:
-    """A picture; none where no case has angles."""
-    views = {row["case_id"]: tuple(float(row[name]) for name in ANGLES) for row in rows if row[ANGLES[0]] != ""}
-    deltas = np.array([lora[case] - frozen[case] for case in views])
-    return figures.svg_uri(figures.by_view(list(views.values()), deltas)) if views else ""
+def case_figures(arms: Mapping[str, ArmResults]) -> dict[str, Figure]:
+    """By name of the file: every test case, each arm against the reference; `cases` where there is one such arm."""
+    reference, *others = styles.styles(arms).values()
+    dice = {name: per_case(arm.cases, "dice") for name, arm in arms.items()}
+    return {
+        "cases" if len(others) == 1 else f"cases-{other.name}": figures_cases.dumbbells(
+            (reference, other), dice[reference.name], dice[other.name], "test case"
+        )
+        for other in others
+    }
 
 
-def runs(arms: dict[str, ArmResults]) -> list[tuple[str, str, str]]:
-    """(stages, revision, machine), stages that ran alike in one row."""
-    alike: dict[tuple[str, str], list[str]] = {}
-    for step in STEPS:
-        for name, arm in arms.items():
-            if cost := arm.costs.get(step):
-                machine = ", ".join(f"{key} {value}" for key, value in cost["machine"].items())
-                alike.setdefault((cost["revision"], machine), []).append(f"{step}_{name}")
-    return [(", ".join(stages), revision, machine) for (revision, machine), stages in alike.items()]
-
-
-def commands(arms: dict[str, ArmResults]) -> list[str]:
-    """Lines for a shell that make the numbers again, revision by revision; `+` (uncommitted changes) is left out."""
-    stages: dict[str, list[str]] = {}
-    for names, revision, _ in runs(arms):
-        stages.setdefault(revision.removesuffix("+"), []).append(names.replace(",", ""))
-    edited = any(revision.endswith("+") for _, revision, _ in runs(arms))
-    lines = ["# there were uncommitted changes: set params.yaml and conf/ as below, too"] if edited else []
-    for revision, names in stages.items():
-        lines += [f"git checkout {revision}"] if revision != "unknown" else []
-        lines.append("dvc repro" if len(stages) == 1 else f"dvc repro {' '.join(names)}")
-    return lines
-
-
-def _measure(name: str, found: Row) -> tuple[str, ...]:
-    """Name, both arms, difference, interval, p, p by Holm (empty in millimetres)."""
-    measure, in_mm, _ = name.partition("_mm")
-    label = NAMES[measure] + (f", {'mm' if in_mm else 'px'} (lower is better)" if measure in DISTANCES else "")
-    means = (f"{found['frozen']:.3f}", f"{found['lora']:.3f}", f"{found['delta']:+.3f}")
-    ps = (
-        wording.p_value(found[key]).removeprefix("p ").removeprefix("= ") if key in found else ""
-        for key in ("p", "p_holm")
+def _pair(reference: Style, other: Style, arms: Mapping[str, ArmResults], *, several: bool) -> Pair:
+    """Sentence and pictures of one arm against the reference."""
+    pair, cases = (reference, other), {style.name: arms[style.name].cases for style in (reference, other)}
+    dice = {name: per_case(rows, "dice") for name, rows in cases.items()}
+    a, b = dice[reference.name], dice[other.name]
+    first = cases[reference.name]
+    views = first.dropna(subset=list(ANGLES)).drop_duplicates("case_id").set_index("case_id")[list(ANGLES)]
+    deltas = (b - a)[views.index].to_numpy()
+    view_map = (
+        figures_cases.by_view(pair, list(views.itertuples(index=False, name=None)), deltas) if len(views) else None
     )
-    return label, *means, wording.interval(found["interval"]), *ps
+    return Pair(
+        title=f"{other.label} against {reference.inside}" if several else "",
+        style=other,
+        wins=text.wins(reference.name, other.name, dice),
+        every_case=figures.svg_uri(figures_cases.dumbbells(pair, a, b, "test case")),
+        patients=_by_patient(pair, arms),
+        scatter=figures.svg_uri(figures_cases.paired(pair, a.to_numpy(), b.to_numpy())),
+        view_map=figures.svg_uri(view_map) if view_map else "",
+    )
 
 
-def _picture(path: Path) -> str:
-    try:
-        return f"data:image/svg+xml;base64,{base64.b64encode(path.read_bytes()).decode()}"
-    except OSError:
-        raise UserError(f"{path}: no such file yet; `dvc repro` makes it") from None
+def _by_patient(pair: figures_cases.Pair, arms: Mapping[str, ArmResults]) -> str:
+    """A picture; none where each patient is one case, since that is every_case."""
+    means = [per_unit(arms[style.name].cases, "dice") for style in pair]
+    if len(means[0]) == arms[pair[0].name].cases["case_id"].nunique():
+        return ""
+    a, b = (one.rename(lambda unit: str(unit).removeprefix("patient ")) for one in means)
+    return figures.svg_uri(figures_cases.dumbbells(pair, a, b, "patient"))
 
 
-def _yaml(settings: BaseModel) -> str:
-    return yaml.safe_dump(settings.model_dump(exclude_none=True), sort_keys=False)
+def _causes(about: About) -> list[Texts]:
+    """(cause, what it means, what cures it) of the causes that the probe met."""
+    if about.probe is None or about.probe_cases is None:
+        return []
+    met = set(about.probe_cases["cause"])
+    return [(name, one.means, one.cure) for name, one in about.probe.causes.items() if name in met]
 
 
-def _markdown(text: Any) -> Markup:
+def _markdown(value: object) -> Markup:
     """Text that Markdown takes for text: its signs escaped, and those of HTML too."""
-    plain = html.escape(" ".join(str(text).split()), quote=False)
+    plain = html.escape(" ".join(str(value).split()), quote=False)
     return Markup(re.sub(r"([\\`*_{}\[\]#|~])", r"\\\1", plain))  # noqa: S704
 
 
-def render(template: str, values: Row) -> str:
+def _unbroken(value: str) -> str:
+    """Text whose intervals, as [0.1, 0.2], are not broken across lines."""
+    return re.sub(r"\[[^\]]*\]", lambda found: found.group().replace(" ", "\u00a0"), value)
+
+
+def _cells(values: Iterable[object]) -> Markup:
+    """Cells of a row of a Markdown table, escaped."""
+    return Markup(" | ").join(_markdown(value) for value in values)
+
+
+def render(template: str, values: Mapping[str, object]) -> str:
     """templates/TEMPLATE with `values`; everything is escaped, a name that is missing is an error."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
@@ -201,5 +199,10 @@ def render(template: str, values: Row) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"md": _markdown, "jpeg": figures.jpeg_uri}
+    environment.filters |= {
+        "md": _markdown,
+        "cells": _cells,
+        "jpeg": figures.jpeg_uri,
+        "unbroken": _unbroken,
+    }
     return environment.get_template(template).render(values)

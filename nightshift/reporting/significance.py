@@ -1,4 +1,4 @@
-"""Is one arm better? A paired sign-flip test over patients, and the confidence interval that belongs to it.
+"""Whether one arm is better than another: a paired sign-flip test over patients, and its confidence interval.
 
 Cases of one patient resemble each other, so the patient is the unit: a case's measure is averaged over seeds, then over
 the patient's cases. A case without a patient id is a unit of its own.
@@ -14,27 +14,31 @@ observed mean, so p(t) only falls on both sides of it, and the interval is read 
 """
 
 import math
-from collections import Counter
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from statistics import fmean
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
+import pandas as pd
 from scipy import stats
 
 from nightshift.console.errors import UserError
+from nightshift.core.tables import patient_or_case
+from nightshift.reporting.records import Interval, Verdict
 
 EXACT_UNITS = 14  # 16384 patterns; above, DRAWS of them
 DRAWS = 9999
 POWER = 0.8  # of the study that `patients_needed` plans
 
-Row = dict[str, Any]
+Floats = np.ndarray[tuple[int], np.dtype[np.float64]]
+Flips = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
+Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True)
 class Paired:
-    """Mean difference, its interval (None: unbounded, fewer than `fewest_units`) and the two-sided p."""
+    """Result of a sign-flip test: mean difference, its interval (None: fewer than `fewest_units`), two-sided p."""
 
     delta: float
     interval: tuple[float, float] | None
@@ -42,11 +46,11 @@ class Paired:
 
 
 def fewest_units(level: float) -> int:
-    """Below, even the most extreme of the 2^n patterns has p = 2 / 2^n >= level."""
+    """The number of units below which no p can be under `level`: the most extreme of 2^n patterns has p = 2 / 2^n."""
     return math.floor(math.log2(2 / level)) + 1
 
 
-def sign_flip_test(differences: np.ndarray, level: float = 0.05) -> Paired:
+def sign_flip_test(differences: Floats, level: float = 0.05) -> Paired:
     """Test `differences` (n,), one per unit, for a mean of zero; p < level exactly when the interval excludes 0.
 
     The interval holds the true mean with a probability of 1 - level.
@@ -70,51 +74,76 @@ def sign_flip_test(differences: np.ndarray, level: float = 0.05) -> Paired:
 
 
 @lru_cache(maxsize=8)
-def sign_patterns(n: int) -> np.ndarray:
-    """Which of n units are flipped, (patterns, n) bool, the unflipped one first: all 2^n, or that one and DRAWS."""
+def sign_patterns(n: int) -> Flips:
+    """Which of n units are flipped, (patterns, n) bool: all 2^n patterns, or the unflipped one and DRAWS others."""
     if n <= EXACT_UNITS:
-        return (np.arange(2**n)[:, None] >> np.arange(n) & 1).astype(bool)
+        return np.asarray(np.arange(2**n)[:, None] >> np.arange(n) & 1, dtype=np.bool_)
     drawn = np.random.default_rng(0).integers(0, 2, (DRAWS, n), dtype=bool)
-    return np.concatenate([np.zeros((1, n), dtype=bool), drawn])
+    return np.concatenate([np.zeros((1, n), dtype=np.bool_), drawn])
 
 
-def compare(frozen: list[Row], lora: list[Row], measure: str, level: float = 0.05) -> dict[str, Any]:
-    """Means over units, LoRA's difference, interval and p, to six decimals; rows as in evaluation's cases.csv.
+@dataclass(frozen=True)
+class Difference:
+    """One measure of two arms, to six decimals: means over patients, and `delta`, other - reference, with its test.
 
-    Means are over units too, so that the difference of the means is the mean difference. `interval` belongs to `level`,
-    `ci95` is the one at 0.05. Raises UserError if the arms do not have the same cases.
+    `interval` belongs to the level that was asked for, `ci95` to 0.05. `p_holm`: corrected, where several were tested.
     """
-    check_same_cases(frozen, lora)
-    a, b = per_unit(frozen, measure), per_unit(lora, measure)
+
+    reference: float
+    other: float
+    delta: float
+    ci95: Interval
+    interval: Interval
+    p: float
+    p_holm: float | None = None
+
+
+def compare(reference: pd.DataFrame, other: pd.DataFrame, measure: str, level: float = 0.05) -> Difference:
+    """One measure of two arms that have the same cases (`check_same_cases`), paired by patient.
+
+    Means are over units too, so that the difference of the means is the mean difference.
+
+    Args:
+        reference: rows as in evaluation's cases.csv.
+        other: of the arm that is measured against it.
+        measure: a column of both.
+        level: of significance.
+    """
+    a, b = per_unit(reference, measure).to_numpy(), per_unit(other, measure).to_numpy()
     test = sign_flip_test(b - a, level)
-    numbers = {"frozen": a.mean(), "lora": b.mean(), "delta": test.delta}
     usual = test if level == 0.05 else sign_flip_test(b - a)
-    intervals = {"ci95": _ends(usual.interval), "interval": _ends(test.interval)}
-    return {name: six(value) for name, value in numbers.items()} | intervals | {"p": six(test.p)}
+    return Difference(
+        reference=round6(a.mean()),
+        other=round6(b.mean()),
+        delta=round6(test.delta),
+        ci95=_ends(usual.interval),
+        interval=_ends(test.interval),
+        p=round6(test.p),
+    )
 
 
-def _ends(interval: tuple[float, float] | None) -> list[float] | None:
+def _ends(interval: tuple[float, float] | None) -> Interval:
     """Rounded, but never onto 0: an interval that excludes it must still do so."""
     if interval is None:
         return None
-    low, high = map(six, interval)
+    low, high = map(round6, interval)
     return [max(low, 1e-6) if interval[0] > 0 else low, min(high, -1e-6) if interval[1] < 0 else high]
 
 
-def six(value: float) -> float:
+def round6(value: float) -> float:
     """Rounded to six decimals, as all numbers are that are written."""
     return round(float(value), 6) + 0.0  # + 0.0: no -0.0
 
 
-def verdict(dice: dict[str, Any], level: float = 0.05) -> str:
-    """`lora`, `frozen` or `undecided` from what `compare` gives for Dice."""
-    if dice["p"] >= level:
+def verdict(delta: float, p: float, level: float = 0.05) -> Verdict:
+    """Whether an arm is better or worse than the reference, from its difference of Dice and p."""
+    if p >= level:
         return "undecided"
-    return "lora" if dice["delta"] > 0 else "frozen"
+    return "better" if delta > 0 else "worse"
 
 
-def holm(p: dict[str, float]) -> dict[str, float]:
-    """p by measure, corrected for there being several (Holm, Scandinavian Journal of Statistics 6, 1979)."""
+def holm(p: Mapping[Key, float]) -> dict[Key, float]:
+    """Each p corrected for there being several (Holm, Scandinavian Journal of Statistics 6, 1979)."""
     corrected, least = {}, 0.0
     for place, name in enumerate(sorted(p, key=p.__getitem__)):
         least = max(least, min(1.0, (len(p) - place) * p[name]))
@@ -122,92 +151,103 @@ def holm(p: dict[str, float]) -> dict[str, float]:
     return {name: corrected[name] for name in p}
 
 
-def patients_needed(differences: np.ndarray, level: float = 0.05) -> int | None:
-    """Units for a power of POWER if the true difference is the observed one; None where that is 0, and for one unit.
+def patients_needed(differences: Floats, level: float = 0.05) -> int | None:
+    """Units that a study needs for a power of POWER if the true difference is the observed one; None where that is 0.
+
+    None too for one unit, which shows no spread.
 
     n = ((z(1 - level/2) + z(POWER)) s / d)^2 + z(1 - level/2)^2 / 2 (Guenther, The American Statistician 35, 1981).
     """
     delta, n = differences.mean(), len(differences)
-    if n < 2 or six(delta) == 0:
+    if n < 2 or round6(delta) == 0:
         return None
     sure, power = stats.norm.ppf(1 - level / 2), stats.norm.ppf(POWER)
     needed = ((sure + power) * differences.std(ddof=1) / delta) ** 2 + sure**2 / 2
-    return max(math.ceil(needed), fewest_units(level))
+    return max(math.ceil(float(needed)), fewest_units(level))
 
 
-def mean_interval(values: np.ndarray, level: float = 0.05) -> list[float] | None:
+def mean_interval(values: Floats, level: float = 0.05) -> Interval:
     """Student's interval of one arm's mean over units (n,), which has no sign to flip. None for one unit."""
     if len(values) < 2:
         return None
     half = stats.t.ppf(1 - level / 2, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
-    return [six(values.mean() - half), six(values.mean() + half)]
+    return [round6(values.mean() - half), round6(values.mean() + half)]
 
 
-def loss(whole: list[Row], ablated: list[Row], level: float = 0.05) -> dict[str, Any] | None:
-    """What an ablation costs in Dice: mean over units of ablated - whole, interval and p; None where it has no case.
+@dataclass(frozen=True)
+class AblationEffect:
+    """Dice under an ablation and its change, ablated - whole, means over units; `changed`: cases with another Dice."""
 
-    Only cases count that the ablation could be made for; `changed`: for how many of them Dice is another one.
+    dice: float
+    delta: float
+    interval: Interval
+    p: float
+    changed: int
+
+
+def ablation_effect(whole: pd.DataFrame, ablated: pd.DataFrame, level: float = 0.05) -> AblationEffect | None:
+    """What an ablation costs in Dice; None where it could not be made for any case.
+
+    Args:
+        whole: rows as in evaluation's cases.csv; only those count that `ablated` has, too.
+        ablated: rows of one ablation as in ablations.csv.
+        level: of the interval.
     """
-    there = {(row["seed"], row["case_id"]) for row in ablated}
-    same = [row for row in whole if (row["seed"], row["case_id"]) in there]
-    if not same:
+    if ablated.empty:
+        return None
+    keys = ["seed", "case_id"]
+    same = whole[pd.MultiIndex.from_frame(whole[keys]).isin(pd.MultiIndex.from_frame(ablated[keys]))]
+    if same.empty:
         return None
     before, after = per_unit(same, "dice"), per_unit(ablated, "dice")
-    test = sign_flip_test(after - before, level)
-    numbers = {"dice": after.mean(), "delta": test.delta, "p": test.p}
-    kept = {name: six(value) for name, value in numbers.items()}
+    test = sign_flip_test((after - before).to_numpy(), level)
     one, other = per_case(same, "dice"), per_case(ablated, "dice")
-    return kept | {"interval": _ends(test.interval), "changed": sum(one[case] != other[case] for case in one)}
+    return AblationEffect(
+        dice=round6(after.mean()),
+        delta=round6(test.delta),
+        interval=_ends(test.interval),
+        p=round6(test.p),
+        changed=int((one != other.reindex(one.index)).sum()),
+    )
 
 
-def unit(row: Row) -> tuple[str, str]:
-    """The patient of a row, the case where it has none."""
-    return ("patient", row["patient_id"]) if row["patient_id"] else ("case", row["case_id"])
-
-
-def size(rows: list[Row]) -> dict[str, int]:
+def size(cases: pd.DataFrame) -> tuple[int, int]:
     """How many cases and patients; a case without a patient id counts as a patient."""
-    return {"cases": len({row["case_id"] for row in rows}), "patients": len({unit(row) for row in rows})}
+    return cases["case_id"].nunique(), patient_or_case(cases).nunique()
 
 
-def units(rows: list[Row]) -> str:
+def units(cases: pd.DataFrame) -> str:
     """What is counted, as `37 patients`, `40 cases` or `35 patients and 5 cases`."""
-    kinds = Counter(kind for kind, _ in {unit(row) for row in rows})
-    return " and ".join(f"{n} {kind}{'s' * (n != 1)}" for kind, n in sorted(kinds.items(), reverse=True))
+    kinds = pd.Series(patient_or_case(cases).unique()).str.partition(" ")[0]
+    counts = ((kind, int((kinds == kind).sum())) for kind in ("patient", "case"))
+    return " and ".join(f"{n} {kind}{'s' * (n != 1)}" for kind, n in counts if n)
 
 
-def per_case(rows: list[Row], measure: str) -> dict[str, float]:
+def per_case(cases: pd.DataFrame, measure: str) -> "pd.Series[float]":
     """Means over seeds by case id, in the order of the rows."""
-    values: dict[str, list[float]] = {}
-    for row in rows:
-        values.setdefault(row["case_id"], []).append(row[measure])
-    return {case: fmean(v) for case, v in values.items()}
+    return cases.groupby("case_id", sort=False)[measure].mean()
 
 
-def by_unit(rows: list[Row], measure: str) -> dict[tuple[str, str], float]:
-    """Means over a unit's cases of the means over seeds, in the order of the rows."""
-    of_case = {row["case_id"]: unit(row) for row in rows}
-    values: dict[tuple[str, str], list[float]] = {}
-    for case, mean in per_case(rows, measure).items():
-        values.setdefault(of_case[case], []).append(mean)
-    return {one: fmean(v) for one, v in values.items()}
+def per_unit(cases: pd.DataFrame, measure: str) -> "pd.Series[float]":
+    """Means over a unit's cases of the means over seeds, by `patient_or_case`, in the order of the rows."""
+    means = cases.groupby([patient_or_case(cases), "case_id"], sort=False)[measure].mean()
+    return means.groupby(level=0, sort=False).mean()
 
 
-def per_unit(rows: list[Row], measure: str) -> np.ndarray:
-    """`by_unit` as an array, (units,)."""
-    return np.array(list(by_unit(rows, measure).values()))
+def check_same_cases(arms: Mapping[str, pd.DataFrame]) -> None:
+    """Check that every seed of all arms has the same cases, of the same patients, in the same order.
 
-
-def check_same_cases(frozen: list[Row], lora: list[Row]) -> None:
-    """Raises UserError unless every seed of both arms has the same cases, of the same patients, in the same order."""
-    first = None
-    for arm, rows in (("frozen", frozen), ("lora", lora)):
-        for seed in dict.fromkeys(row["seed"] for row in rows):
-            cases = [(row["case_id"], row["patient_id"]) for row in rows if row["seed"] == seed]
+    Raises:
+        UserError: naming the file, the seed and a case.
+    """
+    first, of = None, f"{next(iter(arms))} arm's first seed"
+    for name, rows in arms.items():
+        for seed, one in rows.groupby("seed", sort=False):
+            cases = list(zip(one["case_id"], one["patient_id"], strict=True))
             first = first or cases
             if cases != first:
                 odd = next((c for c in [*cases, *first] if (c in cases) != (c in first)), cases[0])
                 raise UserError(
-                    f"reports/evaluation/{arm}/cases.csv: seed {seed} has other test cases than the frozen arm's first "
-                    f"seed ({len(cases)} against {len(first)}; see case '{odd[0]}'); run: dvc repro -f evaluate_{arm}"
+                    f"reports/evaluation/{name}/cases.csv: seed {seed} has other test cases than the {of} "
+                    f"({len(cases)} against {len(first)}; see case '{odd[0]}'); run: dvc repro -f evaluate@{name}"
                 )

@@ -1,0 +1,107 @@
+"""What limits the answer, in sentences: too few patients, arms that were not trained alike, cases left out."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from nightshift.core.tables import patient_or_case
+from nightshift.reporting.load import ANGLES, STEPS, ArmResults
+from nightshift.reporting.records import Skipped
+from nightshift.reporting.significance import fewest_units, units
+from nightshift.reporting.styles import inside, label, listed
+
+FEW = 20  # patients, or cases to choose epoch and threshold by; fewer get a warning
+# Settings that may differ: what an arm is, what changes no result, and the seeds, which have a sentence of their own.
+OWN = ("name", "arm.", "train.micro_batch", "train.seeds")
+
+
+def limits(arms: Mapping[str, ArmResults], level: float) -> list[str]:
+    """What in these data limits the answer."""
+    rows = next(iter(arms.values())).cases
+    cases = rows.drop_duplicates("case_id")
+    n, found, fewest = patient_or_case(cases).nunique(), [], fewest_units(level)
+    lone, unseen = int((cases["patient_id"] == "").sum()), int(cases[ANGLES[0]].isna().sum())
+    if n < fewest:
+        found.append(f"This cannot be decided with {units(cases)}: p < {level:g} needs at least {fewest}.")
+    elif n < FEW:
+        found.append(f"The test set has only {units(cases)}: single ones weigh heavily in every mean.")
+    if lone:
+        found.append(
+            f"{lone} of {len(cases)} test cases have no patient id and count as a patient each: if several come from "
+            "one patient, p is too small and the interval too narrow."
+        )
+    if unseen:
+        found.append(f"{unseen} of {len(cases)} test cases have no C-arm angles: nothing can be said by view.")
+    return found + (_of_training(arms) if all(arm.cards for arm in arms.values()) else [])
+
+
+def _of_training(arms: Mapping[str, ArmResults]) -> list[str]:
+    """As `limits`, from the models, their curves and costs."""
+    found = []
+    chosen_by = min(card.cases["val"] for arm in arms.values() for card in arm.cards)
+    if chosen_by < FEW:
+        found.append(f"Epoch and threshold were chosen by only {chosen_by} validation cases: the choice is noisy.")
+    if len({arm.cards[0].data_hash for arm in arms.values()}) > 1:
+        found.append("The arms were trained on different data: their data hashes differ.")
+    if len({frozenset(card.seed for card in arm.cards) for arm in arms.values()}) > 1:
+        found.append("The arms were trained with different seeds.")
+    for name, arm in arms.items():
+        last = int(arm.curves["epoch"].max())
+        if late := [card.seed for card in arm.cards if card.epoch == last]:
+            which = ", ".join(map(str, late))
+            found.append(f"{label(name)} was best in its last epoch (seed {which}): it may not be trained out.")
+        if before := arm.costs["encode"].cases_before:
+            found.append(f"{label(name)}: {before} cases were encoded before a kill; the time of that is not counted.")
+    if all(len(arm.cards) == 1 for arm in arms.values()):
+        found.append("Each arm was trained with one seed: how far chance in training moves them is not measured.")
+    machines = {frozenset(str(arm.costs[step].machine) for step in STEPS) for arm in arms.values()}
+    if len(machines) > 1:
+        found.append("The arms ran on different machines: their times do not compare.")
+    if any(cost.revision.endswith("+") for arm in arms.values() for cost in arm.costs.values()):
+        found.append("There were uncommitted changes when this was made: the revisions below do not say all.")
+    return found
+
+
+def not_alike(arms: Mapping[str, ArmResults]) -> list[str]:
+    """A sentence on the settings of training that differ between arms; none where there are no such settings."""
+    if not all(arm.cards for arm in arms.values()):
+        return []
+    settings = {name: _flat(arm.cards[0].settings.model_dump(mode="json")) for name, arm in arms.items()}
+    first = next(iter(settings.values()))
+    unequal = [key for key in sorted(first) if len({str(of_arm.get(key)) for of_arm in settings.values()}) > 1]
+    if not unequal:
+        return []
+    what = ", ".join(_values(key, {name: of_arm.get(key) for name, of_arm in settings.items()}) for key in unequal)
+    return [f"The arms were not trained alike: {what}."]
+
+
+def _values(key: str, by_arm: Mapping[str, object]) -> str:
+    """`train.epochs 3 for frozen and 4 for LoRA`."""
+    arms: dict[str, list[str]] = {}
+    for name, value in by_arm.items():
+        arms.setdefault(str(value), []).append(inside(name))
+    each = [f"{value} for {listed(names)}" for value, names in arms.items()]
+    return f"{key} {(' and ' if len(by_arm) == 2 else ', ').join(each)}"
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
+    """{"train": {"epochs": 24}} -> {"train.epochs": 24}, without OWN."""
+    flat: dict[str, object] = {}
+    for key, value in settings.items():
+        path = f"{prefix}{key}"
+        if path.startswith(OWN) or f"{path}." in OWN:
+            continue
+        flat |= _flat(value, f"{path}.") if isinstance(value, dict) else {path: value}
+    return flat
+
+
+def left_out(skipped: Skipped) -> list[str]:
+    """A sentence on the cases that prepare.on_problem: skip has left out; none where it left out none."""
+    problems = skipped.skipped
+    if not problems:
+        return []
+    shown = "; ".join(f"{one.where}: {one.what.split('; ')[0]}" for one in problems[:3])
+    more = f"; {len(problems) - 3} more in reports/skipped.json" if len(problems) > 3 else ""
+    return [
+        f"Of {skipped.total} cases those with problems were left out (prepare.on_problem is skip), and a choice of "
+        f"cases can bias a comparison: {shown}{more}."
+    ]

@@ -1,0 +1,193 @@
+"""The report's tables as text: a column per arm, then the differences of the others from the reference."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import pandas as pd
+
+from nightshift.carm import FAR, QUADRANTS, quadrant
+from nightshift.evaluation.measures import DISTANCES, MEASURES
+from nightshift.reporting.load import ANGLES, ArmResults, group_names
+from nightshift.reporting.numbers import duration, gibibytes, interval, p_cell, p_value, ratio
+from nightshift.reporting.records import Interval
+from nightshift.reporting.significance import AblationEffect, Difference, ablation_effect, per_unit
+from nightshift.reporting.styles import inside, label
+from nightshift.reporting.summary import Comparison
+
+Texts = tuple[str, ...]
+
+NAMES = dict(zip(MEASURES, ("Dice", "IoU", "clDice", "HD95", "Precision", "Recall", "Surface distance"), strict=True))
+VALUES = 12  # most values of a group's column; one with more, such as remarks, makes no groups
+ABLATIONS = {
+    "wrong_angles": f"the angles of another case, at least {FAR:.0f}\u00b0 away",
+    "zero_angles": "all angles zero",
+    "no_tokens": "the encoder's tokens replaced by their mean",
+}
+
+
+@dataclass(frozen=True)
+class MeasureRow:
+    """One measure: its name, the means of all arms, and of each arm but the reference the difference and its test."""
+
+    measure: str
+    means: list[str]
+    differences: list[Texts]  # difference, interval, p, p by Holm
+
+
+def measure_rows(found: Comparison) -> list[MeasureRow]:
+    """Every measure; the differences in the order of the arms."""
+    return [
+        MeasureRow(
+            _measure_name(measure),
+            [f"{means[measure]:.3f}" for means in found.means.values()],
+            [_difference(measures[measure]) for measures in found.against.values()],
+        )
+        for measure in found.measures
+    ]
+
+
+def _measure_name(measure: str) -> str:
+    name, in_mm, _ = measure.partition("_mm")
+    return NAMES[name] + (f", {'mm' if in_mm else 'px'} (lower is better)" if name in DISTANCES else "")
+
+
+def _difference(one: Difference) -> Texts:
+    return f"{one.delta:+.3f}", interval(one.interval), p_cell(one.p), p_cell(one.p_holm)
+
+
+def against_rows(found: Comparison) -> list[Texts]:
+    """Per arm but the reference: name, Dice, difference, interval, p, p by Holm over the arms, verdict."""
+    return [
+        (
+            label(name),
+            f"{found.metrics.arms[name].dice:.3f}",
+            f"{one.delta:+.3f}",
+            interval(found.against[name]["dice"].interval),
+            p_cell(one.p),
+            p_cell(one.p_holm),
+            one.verdict,
+        )
+        for name, one in found.metrics.against.items()
+    ]
+
+
+@dataclass(frozen=True)
+class AblationRow:
+    """One ablation of one arm: `what` was changed, Dice under it, its change, and a sentence (`words`) on that."""
+
+    what: str
+    arm: str
+    dice: float
+    delta: float
+    interval: Interval
+    p: str
+    words: str
+
+    @property
+    def range(self) -> str:
+        """The interval as text."""
+        return interval(self.interval)
+
+
+def ablation_rows(arms: Mapping[str, ArmResults], level: float) -> list[AblationRow]:
+    """Per ablation and arm a row, where the ablation could be made for that arm."""
+    rows = []
+    for key, what in ABLATIONS.items():
+        for name, arm in arms.items():
+            made = arm.ablations[arm.ablations["ablation"] == key] if len(arm.ablations) else arm.ablations
+            effect = ablation_effect(arm.cases, made, level)
+            if effect is None:
+                continue
+            mode = arm.cards[0].settings.view.mode if arm.cards else ""
+            words = _ablated(key, label(name), effect, float(per_unit(arm.cases, "dice").mean()), mode, level)
+            rows.append(AblationRow(what, name, effect.dice, effect.delta, effect.interval, p_value(effect.p), words))
+    return rows
+
+
+def _ablated(key: str, name: str, effect: AblationEffect, whole: float, mode: str, level: float) -> str:
+    """One sentence on what an ablation did to an arm whose Dice is `whole` without it."""
+    by = f"{effect.delta:+.3f} Dice {interval(effect.interval)}"
+    sure = effect.p < level
+    if key == "no_tokens":
+        if not sure or effect.delta > 0:
+            does = "does better" if sure else "may lose nothing, too few cases to say"
+            return f"Without the encoder {name} {does} ({by}): nothing shows that it uses the encoder."
+        kept = effect.dice / whole if whole else 0.0
+        return f"Without the encoder {name} keeps {kept:.0%} of its Dice ({by}): the rest comes from the tokens."
+    given = "Wrong angles" if key == "wrong_angles" else "Angles of zero"
+    if not effect.changed:
+        why = ", because view.mode is none" if mode == "none" else ""
+        return f"{given} change nothing for {name}{why}."
+    if not sure:
+        return f"{given} make no difference for {name} that these cases could show ({by})."
+    if effect.delta > 0:
+        return f"{given} make {name} better ({by}): the view does it harm."
+    return f"{given} cost {name} {-effect.delta:.3f} Dice ({by}): it uses the view."
+
+
+def view_rows(cases: Mapping[str, pd.DataFrame]) -> list[Texts]:
+    """Per quadrant of views: its name, number of cases, Dice of each arm, differences. Empty without angles.
+
+    Args:
+        cases: by arm, the reference first; each mean is over cases and seeds.
+    """
+    known = next(iter(cases.values())).dropna(subset=list(ANGLES))
+    sides = pd.Series([quadrant(*view) for view in zip(*(known[angle] for angle in ANGLES), strict=True)], dtype=object)
+    members = {name: set(known["case_id"].to_numpy()[sides.to_numpy() == name]) for name in QUADRANTS}
+    return [_dice_of(name, chosen, cases) for name, chosen in members.items() if chosen]
+
+
+def group_rows(cases: Mapping[str, pd.DataFrame]) -> dict[str, list[Texts]]:
+    """As `view_rows`, a row per value, for each column of the user's own that has two to VALUES of them.
+
+    A case's group is that of the reference's rows: a column may have come after another arm was evaluated.
+    """
+    first, found = next(iter(cases.values())), {}
+    for name in group_names(first):
+        values = first[name].astype(str)
+        if 2 <= values.nunique() <= VALUES:
+            order = sorted(values.unique(), key=lambda v: (v == "", v.zfill(8) if v.isdecimal() else v))
+            members = {value: set(first["case_id"][values == value]) for value in order}
+            found[name] = [_dice_of(value or "not given", chosen, cases) for value, chosen in members.items()]
+    return found
+
+
+def _dice_of(what: str, chosen: set[str], cases: Mapping[str, pd.DataFrame]) -> Texts:
+    """`what`, number of cases, Dice of each arm, differences from the first."""
+    first, *others = (float(rows["dice"][rows["case_id"].isin(chosen)].mean()) for rows in cases.values())
+    means = [f"{dice:.3f}" for dice in (first, *others)]
+    return what, str(len(chosen)), *means, *(f"{dice - first:+.3f}" for dice in others)
+
+
+def cost_rows(arms: Mapping[str, ArmResults]) -> list[Texts]:
+    """Per cost: what it is, that of each arm, ratios of the others to the reference; nothing without costs."""
+    if not all(arm.costs for arm in arms.values()):
+        return []
+
+    def row(name: str, step: str, key: str, show: Callable[[float], str]) -> Texts:
+        first, *others = (getattr(arm.costs[step], key) or 0 for arm in arms.values())
+        return name, *map(show, (first, *others)), *(ratio(first, other) for other in others)
+
+    rows = [
+        row("Encoding", "encode", "seconds", duration),
+        row("Training, all seeds", "train", "seconds", duration),
+        row("Training, an epoch", "train", "seconds_per_epoch", duration),
+        row("Training, cases per second", "train", "cases_per_second", lambda n: f"{n:,.1f}"),
+        row("Evaluation, all seeds", "evaluate", "seconds", duration),
+        row("Peak memory in training", "train", "peak_memory_bytes", gibibytes),
+        row("Peak memory of the GPU in training", "train", "peak_device_memory_bytes", gibibytes),
+        row("Parameters trained", "train", "parameters_trained", lambda n: f"{n:,}"),
+    ]
+    return [one for one in rows if set(one[1 : 1 + len(arms)]) != {gibibytes(0)}]
+
+
+def difference_heads(names: list[str]) -> list[str]:
+    """Headings of the columns of differences: `Difference` for one, `LoRA - frozen` for each of several."""
+    reference, *others = names
+    return ["Difference"] if len(others) == 1 else [f"{label(name)} - {inside(reference)}" for name in others]
+
+
+def ratio_heads(names: list[str]) -> list[str]:
+    """As `difference_heads`, of the columns of ratios."""
+    reference, *others = names
+    return ["Ratio"] if len(others) == 1 else [f"{label(name)} / {inside(reference)}" for name in others]
