@@ -21,9 +21,13 @@ bench: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
 
-$(STAMP): requirements.txt constraints.txt
+# The package itself is installed as it lies here: `nightshift` is there, and runs what is edited. The stages of a queued
+# run import their own copy all the same: `python -m stages.X` looks in the current folder first.
+$(STAMP): requirements.txt constraints.txt pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -r requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@

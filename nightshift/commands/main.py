@@ -73,11 +73,6 @@ def dispatch(arguments: Sequence[str]) -> None:
         print(overview())
         return
     name, *rest = arguments
-    if name == "--version":
-        from importlib.metadata import version
-
-        print(f"nightshift {version('nightshift')}")
-        return
     if name not in COMMANDS:
         raise UserError(f"no command '{name}'; {nearest(name, COMMANDS)}")
     command(name).main(parser_of(name).parse_args(rest))

@@ -4,10 +4,7 @@ import argparse
 
 
 def add_changes(parser: argparse.ArgumentParser) -> None:
-    """Add `-S KEY=VALUE`, which may be given several times: `arguments.changes` is the list, as `params.read` takes it.
-
-    The values are those of `dvc exp run -S`.
-    """
+    """Add `-S KEY=VALUE`, which may be given several times: `arguments.changes` is the list, as `params.read` takes it."""
     parser.add_argument(
         "-S",
         "--set-param",
