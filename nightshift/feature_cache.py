@@ -7,7 +7,6 @@ the last whole shard.
 import os
 import shutil
 import time
-from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -18,12 +17,12 @@ from nightshift.backbone import encoder
 from nightshift.backbone.pretrained import RECORD
 from nightshift.config.hardware import hardware
 from nightshift.config.params import EncoderSettings
-from nightshift.config.project import root
 from nightshift.config.sections import Encode
 from nightshift.console.errors import UserError
 from nightshift.console.progress import say, steps_bar
 from nightshift.core.hashing import hash_folder
 from nightshift.core.io import read_json, replacing, write_json
+from nightshift.core.project import root
 from nightshift.core.records import Prefix
 from nightshift.data.dataset import Cases
 from nightshift.data.letterbox import frame_to_square

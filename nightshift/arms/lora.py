@@ -1,6 +1,6 @@
 """Kind `lora`: low-rank adapters in the trunk's blocks, by `peft`, and the head are trained.
 
-W x becomes W x + (alpha / rank) B A x, with A (rank, in) and B (out, rank); B is zero before training (Hu et al., 2021).
+W x becomes W x + (alpha / rank) B A x, with A (rank, in) and B (out, rank), which is zero at first (Hu et al., 2021).
 """
 
 from pathlib import Path

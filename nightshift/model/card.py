@@ -37,7 +37,9 @@ def read_card(folder: Path) -> Card:
     file = folder / NAME
     if not file.is_file():
         models = sorted(path.parent.as_posix() for path in folder.glob(f"*/{NAME}"))
-        hint = f"it has {', '.join(models)}" if models else "expected the folder of a trained arm, as models/lora/seed-0"
+        hint = (
+            f"it has {', '.join(models)}" if models else "expected the folder of a trained arm, as models/lora/seed-0"
+        )
         raise UserError(f"{folder}: no {NAME} in it; {hint}")
     card: Card = Card.read(file)
     return card

@@ -146,7 +146,7 @@ class TrainingState:
         progress = self.progress
         val_loss, dice = validate(self.model, val_cases, micro_batch_size(self.settings), self.device)
         if not math.isfinite(val_loss):
-            raise UserError(f"the validation loss is not finite in epoch {place.epoch}; lower train.learning_rate")
+            raise UserError(f"the validation loss is not finite in epoch {progress.epoch}; lower train.learning_rate")
         top = int(dice.argmax())
         row = {"seed": self.seed, "epoch": progress.epoch, "train_loss": sum(progress.losses) / len(train_cases)}
         progress.curves.append(row | {"val_loss": val_loss, "val_dice": float(dice[top])})

@@ -1,6 +1,5 @@
 """How good a model is on validation cases, at each of THRESHOLDS: what chooses epoch and threshold."""
 
-
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Subset

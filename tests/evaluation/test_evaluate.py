@@ -6,21 +6,24 @@ The arms are untrained, and the threshold is the middle of what they say: masks 
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
-from conftest import new_arm, raw_case, written
+from helpers.data import source_case, written
+from helpers.models import card_of, new_model
 from PIL import Image
 
-from nightshift.evaluation.evaluate import evaluate as evaluation
-from nightshift.model.segmentation import angles_of
-from nightshift.data.dataset import Cases, write_cases
-from nightshift.evaluation.evaluate import ABLATIONS, COLUMNS, FULL, Vessels, cut, wrong_angles
-from nightshift.data.letterbox import frame_to_square, square_to_frame
-from nightshift.evaluation.measures import MEASURES, MILLIMETRES, all_metrics
 from nightshift.carm import FAR, apart
+from nightshift.data.dataset import Cases
+from nightshift.data.letterbox import frame_to_square, square_to_frame
+from nightshift.data.samples import angles_of
+from nightshift.evaluation import evaluate
+from nightshift.evaluation.evaluate import ABLATIONS, COLUMNS, wrong_angles
+from nightshift.evaluation.measures import MEASURES, MILLIMETRES, all_measures
+from nightshift.evaluation.predictor import MAP_MAX, CachedPredictor, threshold_mask
+from nightshift.ingest.prepared import write_cases
 
 VIEWS = [(-30.0, 20.0), (45.0, -20.0), (0.0, 30.0), (-5.0, -30.0), (90.0, 0.0), (-20.0, 25.0)]
-CARD = {"seed": 3, "threshold": 0.05}
 
 
 @pytest.fixture
@@ -28,17 +31,18 @@ def cases(checkout):
     """make(VIEWS): test cases of different sizes, seen from these angles."""
 
     def make(views):
-        raw = [raw_case(7 + i, f"p{i // 2}", angles=angles) for i, angles in enumerate(views)]
+        raw = [source_case(7 + i, f"p{i // 2}", angles=angles) for i, angles in enumerate(views)]
         return written(checkout / "data/prepared/test", raw)
 
     return make
 
 
-def evaluated(settings, cases, checkout, card=CARD):
+def evaluated(settings, cases, checkout, card=None):
     """Rows, rows of ablations by case and name, and the folder of pictures."""
-    folder = checkout / f"pictures-{card['threshold']}"
+    card = card or card_of(settings)
+    folder = checkout / f"pictures-{card.threshold}"
     folder.mkdir()
-    rows, ablated = evaluation.evaluate(new_arm(settings).eval(), cases, settings, card, folder, iter)
+    rows, ablated = evaluate.evaluate_model(new_model(settings).eval(), cases, card, folder, iter)
     return rows, {(one["case_id"], one["ablation"]): one for one in ablated}, folder
 
 
@@ -49,26 +53,26 @@ def picture(path):
 def middle(settings, cases):
     """A card with the median of what the arm says as its threshold."""
     maps = [
-        Vessels(new_arm(settings).eval(), case.frame, settings.resolution).map(angles_of(case, settings.view.mode))
+        CachedPredictor(new_model(settings).eval(), case.frame).probability_map(angles_of(case, settings.view.mode))
         for case in cases
     ]
-    return CARD | {"threshold": float(np.median(np.concatenate([one.ravel() for one in maps]))) / FULL}
+    return card_of(settings, threshold=float(np.median(np.concatenate([one.ravel() for one in maps]))) / MAP_MAX)
 
 
-def test_rows_are_of_masks_that_anyone_can_cut_from_the_kept_maps(small, cases, checkout):
+def test_rows_are_of_masks_that_the_kept_maps_give_at_the_threshold(small, cases, checkout):
     settings, some = small(), cases(VIEWS[:3])
     card = middle(settings, some)
     rows, _, folder = evaluated(settings, some, checkout, card)
     assert [row["case_id"] for row in rows] == [case.case_id for case in some]
-    arm = new_arm(settings).eval()
+    arm = new_model(settings).eval()
     for i, (case, row) in enumerate(zip(some, rows, strict=True)):
         assert tuple(row) == COLUMNS and row["seed"] == 3
         assert (row["patient_id"], row["primary_angle"], row["secondary_angle"]) == (case.patient_id, *VIEWS[i])
         kept, mask = (picture(folder / f"{what}-3-{i:05d}.png") for what in ("probability", "prediction"))
         assert (kept.dtype, kept.shape) == (np.uint16, case.frame.shape)
-        np.testing.assert_array_equal(mask, 255 * (kept / 65535 > card["threshold"]))
+        np.testing.assert_array_equal(mask, 255 * (kept / 65535 > card.threshold))
         assert 0.05 < (mask > 0).mean() < 0.95
-        assert {name: row[name] for name in MEASURES} == all_metrics(mask > 0, case.mask)
+        assert {name: row[name] for name in MEASURES} == all_measures(mask > 0, case.mask)
         with torch.no_grad():
             logits = arm(None, torch.tensor([case.angles]), frame_to_square(case.frame, settings.resolution)[None])
         exact = square_to_frame(logits.sigmoid()[0, 0], *case.frame.shape).numpy()
@@ -77,7 +81,8 @@ def test_rows_are_of_masks_that_anyone_can_cut_from_the_kept_maps(small, cases, 
 
 def test_groups_and_millimetres_stand_after_the_columns_that_are_always_there(small, checkout):
     raw = [
-        replace(raw_case(7 + i), spacing=(0.5, 0.5), groups={"phase": "a", "dice": "b"} if i else {}) for i in range(2)
+        replace(source_case(7 + i), spacing=(0.5, 0.5), groups={"phase": "a", "dice": "b"} if i else {})
+        for i in range(2)
     ]
     write_cases(checkout / "test", raw, iter, report=True)
     settings, some = small(), Cases(checkout / "test")
@@ -86,18 +91,18 @@ def test_groups_and_millimetres_stand_after_the_columns_that_are_always_there(sm
     assert rows[1]["hd95_mm"] == pytest.approx(rows[1]["hd95"] / 2, abs=1e-5)
     assert [(row["phase"], row["source_dice"]) for row in rows] == [("", ""), ("a", "b")]
     some.rows[1]["row_spacing"] = ""  # one of them has none: no mean is made of the others
-    (checkout / f"pictures-{middle(settings, some)['threshold']}").rename("before")
+    (checkout / f"pictures-{middle(settings, some).threshold}").rename("before")
     assert "hd95_mm" not in evaluated(settings, some, checkout, middle(settings, some))[0][0]
 
 
 def test_the_cards_threshold_alone_decides_the_mask(small, cases, checkout):
     settings, some = small(), cases(VIEWS[:1])
-    low, high = (evaluated(settings, some, checkout, CARD | {"threshold": t}) for t in (0.0, 1.0))
+    low, high = (evaluated(settings, some, checkout, card_of(settings, threshold=t)) for t in (0.0, 1.0))
     assert low[0][0]["recall"] == 1 and low[0][0]["dice"] > 0
     assert high[0][0]["dice"] == 0 and high[0][0]["hd95"] == pytest.approx(np.hypot(*some[0].frame.shape), abs=1e-6)
     maps = [picture(folder / "probability-3-00000.png") for *_, folder in (low, high)]
     np.testing.assert_array_equal(*maps)
-    assert cut(np.array([0, 32767, 32768, FULL], np.uint16), 0.5).tolist() == [False, False, True, True]
+    assert threshold_mask(np.array([0, 32767, 32768, MAP_MAX], np.uint16), 0.5).tolist() == [False, False, True, True]
 
 
 def test_every_ablation_is_made_for_every_case_it_can_be_made_for(small, cases, checkout):
@@ -105,9 +110,9 @@ def test_every_ablation_is_made_for_every_case_it_can_be_made_for(small, cases, 
     card = middle(settings, some)
     rows, ablated, _ = evaluated(settings, some, checkout, card)
     assert [key[0] for key in ablated] == [row["case_id"] for row in rows for _ in range(3)]
-    arm, differ = new_arm(settings).eval(), set()
+    arm, differ = new_model(settings).eval(), set()
     for i, (case, row) in enumerate(zip(some, rows, strict=True)):
-        vessels = Vessels(arm, case.frame, settings.resolution)
+        predictor = CachedPredictor(arm, case.frame)
         asked = {
             "no_tokens": (case.angles, False),
             "zero_angles": ((0.0, 0.0), True),
@@ -116,7 +121,10 @@ def test_every_ablation_is_made_for_every_case_it_can_be_made_for(small, cases, 
         for name, how in asked.items():
             one = ablated[case.case_id, name]
             assert tuple(one) == ABLATIONS and (one["seed"], one["patient_id"]) == (3, case.patient_id)
-            assert one["dice"] == all_metrics(cut(vessels.map(*how), card["threshold"]), case.mask)["dice"]
+            assert (
+                one["dice"]
+                == all_measures(threshold_mask(predictor.probability_map(*how), card.threshold), case.mask)["dice"]
+            )
             differ |= {name} if one["dice"] != row["dice"] else set()
     assert differ == set(asked)  # the untrained arm does look at the view
 
@@ -157,17 +165,17 @@ def test_there_may_be_no_wrong_angles(small, cases, checkout, views):
 
 def test_averaged_tokens_no_longer_say_where(small, cases):
     settings = small()
-    case, arm = cases(VIEWS[:1])[0], new_arm(settings).eval()
-    vessels = Vessels(arm, case.frame, settings.resolution)
-    whole, averaged = (vessels.map(case.angles, tokens).astype(int) for tokens in (True, False))
-    order = torch.randperm(vessels.features[0, 0].numel(), generator=torch.Generator().manual_seed(0))
-    vessels.features = vessels.features.flatten(2)[..., order].unflatten(2, vessels.features.shape[2:])
+    case, arm = cases(VIEWS[:1])[0], new_model(settings).eval()
+    predictor = CachedPredictor(arm, case.frame)
+    whole, averaged = (predictor.probability_map(case.angles, tokens).astype(int) for tokens in (True, False))
+    order = torch.randperm(predictor.features[0, 0].numel(), generator=torch.Generator().manual_seed(0))
+    predictor.features = predictor.features.flatten(2)[..., order].unflatten(2, predictor.features.shape[2:])
     with torch.no_grad():
-        vessels.levels = arm.levels(vessels.features)
-    assert np.abs(vessels.map(case.angles, False).astype(int) - averaged).max() <= 1  # of 65535
-    assert np.abs(vessels.map(case.angles).astype(int) - whole).max() > 100
-    vessels.features = vessels.features * 2  # but they still say what there is
-    assert np.abs(vessels.map(case.angles, False).astype(int) - averaged).max() > 100
+        predictor.levels = arm.levels(predictor.features)
+    assert np.abs(predictor.probability_map(case.angles, False).astype(int) - averaged).max() <= 1  # of 65535
+    assert np.abs(predictor.probability_map(case.angles).astype(int) - whole).max() > 100
+    predictor.features = predictor.features * 2  # but they still say what there is
+    assert np.abs(predictor.probability_map(case.angles, False).astype(int) - averaged).max() > 100
 
 
 def test_means_are_over_cases_and_seeds():
@@ -176,4 +184,4 @@ def test_means_are_over_cases_and_seeds():
         dict.fromkeys(MEASURES, value) | {"seed": seed, "case_id": case, "patient_id": patient}
         for seed, case, patient, value in values
     ]
-    assert evaluation.means(rows) == dict.fromkeys(MEASURES, 0.3) | {"cases": 3, "patients": 2}
+    assert evaluate.means(pd.DataFrame(rows)) == dict.fromkeys(MEASURES, 0.3) | {"cases": 3, "patients": 2}

@@ -14,7 +14,8 @@ from scipy.spatial.distance import cdist
 from skimage.filters import gaussian
 from skimage.morphology import skeletonize
 
-from nightshift.evaluation.evaluate import measures as metrics
+from nightshift.evaluation import measures
+from nightshift.training import validation
 
 OVERLAPS = ("dice", "iou", "cldice", "precision", "recall")
 
@@ -32,7 +33,7 @@ def random_masks(count=20):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("mask", "truth"), random_masks())
 def test_metrics_are_those_of_monai_and_scikit_image(mask, truth):
-    found = metrics.all_metrics(mask, truth.astype(np.uint8))
+    found = measures.all_measures(mask, truth.astype(np.uint8))
     pair = [torch.from_numpy(m)[None, None].float() for m in (mask, truth)]
     assert found["dice"] == pytest.approx(compute_dice(*pair, ignore_empty=False).item(), abs=1e-6)
     assert found["iou"] == pytest.approx(compute_iou(*pair, ignore_empty=False).item(), abs=1e-6)
@@ -59,13 +60,13 @@ def test_metrics_of_empty_masks():
     empty, full = np.zeros((30, 40), bool), np.ones((30, 40), bool)
     one = empty.copy()
     one[12, 30] = True
-    assert metrics.all_metrics(empty, empty) == dict.fromkeys(OVERLAPS, 1.0) | {"hd95": 0.0, "asd": 0.0}
+    assert measures.all_measures(empty, empty) == dict.fromkeys(OVERLAPS, 1.0) | {"hd95": 0.0, "asd": 0.0}
     for pair in ((empty, full), (full, empty), (one, empty), (empty, one)):
-        assert metrics.all_metrics(*pair) == dict.fromkeys(OVERLAPS, 0.0) | {"hd95": 50.0, "asd": 50.0}
-    assert metrics.all_metrics(full, full) == dict.fromkeys(OVERLAPS, 1.0) | {"hd95": 0.0, "asd": 0.0}
-    apart = metrics.all_metrics(one, np.roll(one, (4, -3), (0, 1)))
+        assert measures.all_measures(*pair) == dict.fromkeys(OVERLAPS, 0.0) | {"hd95": 50.0, "asd": 50.0}
+    assert measures.all_measures(full, full) == dict.fromkeys(OVERLAPS, 1.0) | {"hd95": 0.0, "asd": 0.0}
+    apart = measures.all_measures(one, np.roll(one, (4, -3), (0, 1)))
     assert apart == dict.fromkeys(OVERLAPS, 0.0) | {"hd95": 5.0, "asd": 5.0}
-    assert list(apart) == list(metrics.MEASURES)
+    assert list(apart) == list(measures.MEASURES)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -73,20 +74,20 @@ def test_dice_at_thresholds_is_monais():
     probability = gaussian(np.random.default_rng(0).uniform(-1, 2, (40, 53)), 1).clip(0, 0.8)
     truth = probability > 0.45
     for true in (truth, ~truth, np.zeros_like(truth)):
-        found = metrics.dice_at_thresholds(probability, true.astype(np.uint8))
-        for value, t in zip(found, metrics.THRESHOLDS, strict=True):
+        found = validation.dice_at_thresholds(probability, true.astype(np.uint8))
+        for value, t in zip(found, validation.THRESHOLDS, strict=True):
             pair = [torch.from_numpy(m)[None, None].float() for m in (probability > t, true)]
             assert value == pytest.approx(compute_dice(*pair, ignore_empty=False).item(), abs=1e-6)
     assert found[-1] == 1 and 0 in found  # above 0.8 nothing is marked, and nothing is there
     full = np.ones((30, 40), bool)
-    assert metrics.dice_at_thresholds(full / 2, full).tolist() == [1.0] * 8 + [0.0] * 9  # above 0.5 means not 0.5
+    assert validation.dice_at_thresholds(full / 2, full).tolist() == [1.0] * 8 + [0.0] * 9  # above 0.5 means not 0.5
 
 
 def test_millimetres_are_pixels_times_their_size():
     for mask, truth in random_masks():
-        pixels, square = metrics.all_metrics(mask, truth), metrics.millimetres(mask, truth, (0.25, 0.25))
+        pixels, square = measures.all_measures(mask, truth), measures.millimetres(mask, truth, (0.25, 0.25))
         assert square == pytest.approx({"hd95_mm": pixels["hd95"] / 4, "asd_mm": pixels["asd"] / 4}, abs=1e-5)
     mask, truth = np.zeros((2, 20, 30), bool)
     mask[5:10, 5:10] = truth[9:14, 5:10] = True
-    assert metrics.millimetres(mask, truth, (0.5, 0.1))["hd95_mm"] == pytest.approx(2)
-    assert metrics.millimetres(mask, mask & ~mask, (0.3, 0.4))["asd_mm"] == pytest.approx(np.hypot(6, 12))
+    assert measures.millimetres(mask, truth, (0.5, 0.1))["hd95_mm"] == pytest.approx(2)
+    assert measures.millimetres(mask, mask & ~mask, (0.3, 0.4))["asd_mm"] == pytest.approx(np.hypot(6, 12))

@@ -15,6 +15,7 @@ from nightshift.data.samples import TrainingCases
 from nightshift.data.shards import Shards
 from nightshift.engine.device import seed_everything
 from nightshift.feature_cache import encode_cases
+from nightshift.model.card import Card
 from nightshift.model.segmentation import SegmentationModel
 from nightshift.training import trainer
 
@@ -80,4 +81,18 @@ def changed(settings: ArmSettings, **sections: dict[str, Any]) -> ArmSettings:
     """The settings with keys of sections changed: `changed(settings, train={"epochs": 3})`."""
     return settings.model_copy(
         update={name: getattr(settings, name).model_copy(update=values) for name, values in sections.items()}
+    )
+
+
+def card_of(settings: ArmSettings, seed: int = 3, threshold: float = 0.05) -> Card:
+    """A card of a model that nobody has trained."""
+    return Card(
+        seed=seed,
+        epoch=1,
+        threshold=threshold,
+        val_dice=0.5,
+        data_hash="0",
+        weights={"path": "random"},
+        cases={"train": 5, "val": 2},
+        settings=settings,
     )

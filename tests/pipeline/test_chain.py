@@ -2,21 +2,11 @@
 
 import csv
 import json
-import os
-import shutil
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import yaml
-
-@pytest.fixture(scope="module")
-def first(tmp_path_factory) -> Path:
-    """A clone in which `dvc repro` has run."""
-    folder = clone(tmp_path_factory.mktemp("chain") / "first")
-    assert ran(folder) >= {"compare", "train_frozen", "train_lora"}
-    return folder
+from helpers.chain import ALWAYS, ARMS, clone, edit, files, ran, repro, run
 
 
 def test_the_contract_files_are_there(first):
@@ -27,15 +17,17 @@ def test_the_contract_files_are_there(first):
         )
         assert len(header) == 1 + 4  # 2 test patients, 2 views, 1 seed
         assert (first / f"models/{arm}/seed-0/head.safetensors").is_file()
-        assert json.loads((first / f"reports/probe/{arm}.json").read_text())["ok"] is True
-        cost = json.loads((first / f"reports/cost/train_{arm}.json").read_text())
+        assert json.loads((first / f"reports/probe/arms/{arm}.json").read_text())["ok"] is True
+        cost = json.loads((first / f"reports/cost/{arm}/train.json").read_text())
         assert cost["seconds"] > 0 and cost["parameters_trained"] > 0
     assert {p.name for p in (first / "models/lora/seed-0").iterdir()} == {
         "adapter_config.json", "adapter_model.safetensors", "card.json", "head.safetensors",
     }  # fmt: skip
     metrics = json.loads((first / "reports/comparison/metrics.json").read_text())
-    assert set(metrics["dice"]) == {"frozen", "lora", "delta", "ci95", "p"}
-    assert metrics["verdict"] in ("lora", "frozen", "undecided")
+    assert metrics["reference"] == "frozen" and metrics["verdict"] in ("lora", "frozen", "undecided")
+    assert set(metrics["arms"]) == set(ARMS) and set(metrics["against"]) == {"lora"}
+    assert set(metrics["against"]["lora"]) == {"delta", "ci95", "p", "p_holm", "verdict"}
+    assert (metrics["cases"], metrics["patients"], metrics["folds"], metrics["seeds"]) == (4, 2, 1, 1)
     html = (first / "reports/comparison/report.html").read_text(encoding="utf-8")
     assert "random weights" in html and "data:image/" in html
 
@@ -57,7 +49,7 @@ def test_a_trained_arm_alone_finds_what_the_evaluation_found(first, tmp_path):
         (raw / "angles.csv").write_text(f"file,primary_angle,secondary_angle\n{table}", encoding="utf-8")
         cines = [str(raw / f"cines/{one['case_id']}.npy") for one in found]
         asked = (f"models/{arm}/seed-0", *cines, "--angles-csv", str(raw / "angles.csv"), "-o", str(tmp_path / arm))
-        done = run(first, "stages.predict", *asked)
+        done = run(first, "nightshift", "predict", *asked)
         (raw / "angles.csv").unlink()
         assert done.returncode == 0, done.stdout + done.stderr
         assert len(list((tmp_path / arm / "masks").iterdir())) == 2 * len(found)  # two frames each
@@ -79,29 +71,59 @@ def test_two_clones_agree_byte_for_byte(first, tmp_path):
     assert files(second) == files(first)
 
 
-def test_only_the_lora_arm_follows_lora(first):
-    """A param of the LoRA arm and its module rerun probe, the LoRA arm and compare; going back runs nothing.
-
-    What is kept of its prefix follows only from where it ends: a sweep over ranks encodes it once.
-    """
-    arm = {"probe", "encode_lora", "train_lora", "evaluate_lora"}
-    edit(first, "params.yaml", {"lora.rank": 3})
-    done = ran(first) - ALWAYS
-    assert done == (arm | {"compare"}) - {"encode_lora"}
-    edit(first, "params.yaml", {"lora.rank": 2})
+def test_a_rank_trains_its_own_arm_alone_and_going_back_runs_nothing(first):
+    """What is kept of the prefix follows only from where it ends: a sweep over ranks encodes it once."""
+    edit(first, "params.yaml", {"arms.lora.rank": 3})
+    assert ran(first) - ALWAYS == {"probe_arm@lora", "train@lora", "evaluate@lora", "compare"}
+    edit(first, "params.yaml", {"arms.lora.rank": 2})
     assert ran(first) == ALWAYS
-    module = first / "nightshift/arms/lora.py"
-    before = module.read_text(encoding="utf-8")
-    module.write_text(before + "\n# mended\n", encoding="utf-8")
-    # The same adapters come out, so what only follows models/lora is not even asked.
-    assert ran(first) - ALWAYS >= arm - {"compare"}
-    module.write_text(before, encoding="utf-8")
+
+
+def test_an_arm_is_added_and_taken_out_on_the_command_line(first):
+    """A third arm trains alone and joins the report; without it `compare` alone runs."""
+    done = run(first, "dvc", "exp", "run", "-S", "+arms.wide={kind: lora, rank: 4}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    stages = {line.split("'")[1] for line in done.stdout.splitlines() if line.startswith("Running stage")}
+    assert stages - ALWAYS == {"probe_arm@wide", "encode@wide", "train@wide", "evaluate@wide", "compare"}
+    metrics = json.loads((first / "reports/comparison/metrics.json").read_text())
+    assert set(metrics["arms"]) == {*ARMS, "wide"} and set(metrics["against"]) == {"lora", "wide"}
+    assert "wide" in (first / "reports/comparison/report.md").read_text(encoding="utf-8")
+    done = run(first, "dvc", "exp", "run", "-S", "~arms.wide")
+    assert done.returncode == 0, done.stdout + done.stderr
+    stages = {line.split("'")[1] for line in done.stdout.splitlines() if line.startswith("Running stage")}
+    assert stages - ALWAYS <= {"compare"}  # from the run cache where it is the first comparison again
+    assert set(json.loads((first / "reports/comparison/metrics.json").read_text())["arms"]) == set(ARMS)
+
+
+def test_a_key_of_train_that_an_arm_has_for_itself_does_not_train_it_again(first):
+    edit(first, "params.yaml", {"arms.frozen.epochs": 2, "train.epochs": 3})
+    run(first, "stages.env")
+    status = json.loads(run(first, "dvc", "status", "--json").stdout)
+    assert "train@lora" in status and "train@frozen" not in status
+    edit(first, "params.yaml", {"arms.frozen.epochs": None, "train.epochs": 2})
+    assert ran(first) == ALWAYS
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("use.data=synthetc", "did you mean 'synthetic'?"),
+        ("encoder.resolution=100", "nearest: 98 or 112"),
+        ("arms.lora.rank=wide", "arms.lora.rank"),
+        ("+arms.wide={kind: lroa}", "did you mean 'lora'?"),
+    ],
+)
+def test_a_wrong_setting_ends_at_once_in_one_line(first, change, said):
+    done = run(first, "dvc", "exp", "run", "-S", change)
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert done.returncode != 0 and len(errors) == 1 and said in errors[0], done.stdout + done.stderr
+    subprocess.run(["git", "checkout", "-q", "params.yaml"], cwd=first, check=True)
     assert ran(first) == ALWAYS
 
 
 def test_a_doomed_resolution_stops_at_encode_with_cause_and_cure(first):
     edit(first, "params.yaml", {"encoder.resolution": 98, "encoder.rope": "as_shipped"})
-    done = run(first, "dvc", "repro", "encode_frozen")
+    done = run(first, "dvc", "repro", "encode@frozen")
     assert done.returncode != 0
     error = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert len(error) == 1 and "98 px" in error[0] and "Set encoder.rope to repaired" in error[0]

@@ -6,33 +6,40 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import CPU, batch, new_arm, tokens_of, trained_arm
+from helpers.models import CPU, batch, new_model, tokens_of, trained_model
 from torch.utils.data import default_collate
 
+from nightshift.arms.lora import AdaptedModel
 from nightshift.backbone import encoder
-from nightshift.model.segmentation import lora
-from nightshift.training.trainer import step as steps
-from nightshift.training.trainer import trainer as training
-from nightshift.model.segmentation import Arm, ArmCases, seen
-from nightshift.engine.device import autocast, seed_everything
-from nightshift.feature_cache import encode_arm
+from nightshift.core.records import Prefix
+from nightshift.data.samples import TrainingCases, flipped_case
 from nightshift.data.shards import Shards
+from nightshift.engine.device import autocast, seed_everything
+from nightshift.feature_cache import EncodeSettings, encode_arm
+from nightshift.training import step, trainer
 
 
-def step_of(settings, prepared, adapt=True):
+def keep(settings, blocks, output="tokens"):
+    """encode_arm on the prepared cases -> what was kept of the training cases."""
+    own = EncodeSettings(**settings.model_dump(include={"encoder", "preset", "encode"}))
+    encode_arm(settings.name, own, Prefix(blocks=blocks, output=output))
+    return Shards(Path("data/encoded") / settings.name / "train", "pt")
+
+
+def step_of(settings, prepared):
     """Loss and gradients of one step of the LoRA arm on both val cases."""
-    arm = new_arm(settings, start=0, adapt=adapt)
-    batch = default_collate([ArmCases(prepared["val"], None, settings)[i] for i in range(2)])
-    loss = steps.add_gradients(arm, batch, settings.train_for("lora"), CPU)
+    arm = new_model(settings, start=0)
+    batch = default_collate([TrainingCases(prepared["val"], None, settings)[i] for i in range(2)])
+    loss = step.add_gradients(arm, batch, settings.train, CPU)
     return loss, {name: p.grad for name, p in arm.named_parameters() if p.grad is not None}
 
 
 @pytest.mark.parametrize(
-    "key, value", [("train.micro_batch", 1), ("lora.micro_batch", 1), ("lora.activation_checkpointing", True)]
+    "key, value", [("train.micro_batch", 1), ("arms.lora.micro_batch", 1), ("arms.lora.activation_checkpointing", True)]
 )
 def test_what_saves_memory_changes_nothing_else(small, prepared, key, value):
-    loss, gradients = step_of(small({"train.micro_batch": "all"}), prepared)
-    same, others = step_of(small({key: value}), prepared)
+    loss, gradients = step_of(small({"train.micro_batch": "all"}, "lora"), prepared)
+    same, others = step_of(small({key: value}, "lora"), prepared)
     torch.testing.assert_close(loss, same, rtol=1e-6, atol=0)
     assert gradients.keys() == others.keys() and len(gradients) > 20
     for name, gradient in gradients.items():
@@ -42,8 +49,8 @@ def test_what_saves_memory_changes_nothing_else(small, prepared, key, value):
 def test_checkpointed_blocks_run_again_in_the_backward_pass(small, prepared):
     calls = []
     for checkpointing in (False, True):
-        settings = small({"lora.activation_checkpointing": checkpointing, "encoder.resolution": 56})
-        arm = new_arm(settings, start=1, adapt=True)
+        settings = small({"arms.lora.activation_checkpointing": checkpointing, "encoder.resolution": 56}, "lora")
+        arm = new_model(settings, start=1)
         arm.neck.trunk.blocks[2].register_forward_pre_hook(lambda *_: calls.append(checkpointing))  # noqa: B023
         tokens = torch.rand(1, 4, 4, 32)
         arm(tokens, torch.zeros(1, 2), None).sum().backward()
@@ -54,86 +61,80 @@ def test_checkpointed_blocks_run_again_in_the_backward_pass(small, prepared):
 
 @pytest.mark.parametrize("detail", [False, True])
 def test_bf16_is_close_keeps_float32_where_it_matters_and_trains(small, prepared, detail):
-    full = small({"head.detail": detail})
-    settings = small({"head.detail": detail, "encoder.precision": "bf16"})
+    full = small({"head.detail": detail}, "lora")
+    settings = small({"head.detail": detail, "encoder.precision": "bf16"}, "lora")
     seed_everything(0)
-    arm = Arm(encoder.configured(settings), 0, settings)
-    lora.add_adapters(arm.neck.trunk, settings.lora)
+    arm = AdaptedModel(encoder.configured(settings), 0, settings)
     attention = arm.neck.trunk.blocks[1].attn
     assert {attention.rope_cos.dtype, attention.qkv.lora_A["default"].weight.dtype} == {torch.float32}
     assert attention.qkv.base_layer.weight.dtype == torch.bfloat16
     x = batch()
     with torch.no_grad():
-        logits, expected = (one.eval()(None, torch.zeros(2, 2), x) for one in (arm, new_arm(full, start=0, adapt=True)))
+        logits, expected = (one.eval()(None, torch.zeros(2, 2), x) for one in (arm, new_model(full, start=0)))
     assert logits.dtype == torch.float32
     assert 0 < (logits - expected).norm() / expected.norm() < 0.02
     halved, cast = encoder.build(settings.preset), encoder.build(settings.preset)
     encoder.halve(halved, torch.bfloat16)
     with torch.no_grad(), autocast(CPU, "bf16"):
         assert torch.equal(halved.trunk(x)[-1], cast.trunk(x)[-1])
-    arm, trained, _ = trained_arm(settings, prepared, adapt=True)
+    arm, trained, _ = trained_model(settings, prepared)
     assert trained.val_dice > 0
 
 
 def test_encoding_and_training_meet_in_bf16(small, prepared):
     for name, arm in (("frozen", 3), ("lora", 1)):
-        settings = small({"encoder.precision": "bf16"})
-        encode_arm(name, settings, end=arm)
-        tokens = Shards(Path("data/encoded") / name / "train", "pt")
+        settings = small({"encoder.precision": "bf16"}, name)
+        tokens = keep(settings, arm)
         with torch.no_grad(), autocast(CPU, "bf16"):
-            image = ArmCases(prepared["train"], None, settings)[0]["images"][None]
+            image = TrainingCases(prepared["train"], None, settings)[0]["images"][None]
             again = encoder.run_prefix(encoder.configured(settings).trunk, image, arm)
         torch.testing.assert_close(tokens["tokens.0"].float(), again[0], rtol=0.02, atol=0.02)
 
 
 def test_kept_levels_of_the_neck_train_like_kept_tokens(small, prepared, tmp_path):
     losses = []
-    for level in ("trunk", "neck"):
-        settings = small({"encode.level": level})
-        encode_arm("frozen", settings, end=3)
-        kept = Shards(Path("data/encoded/frozen/train"), "pt")
-        parts = [ArmCases(prepared["train"], kept, settings), ArmCases(prepared["val"], None, settings)]
+    settings = small()
+    for output in ("tokens", "levels"):
+        kept = keep(settings, 3, output)
+        parts = [TrainingCases(prepared["train"], kept, settings), TrainingCases(prepared["val"], None, settings)]
         assert set(parts[0][0]) - {"index", "angles", "target"} == (
-            {"tokens"} if level == "trunk" else {"level.0", "level.1", "level.2"}
+            {"tokens"} if output == "tokens" else {"level.0", "level.1", "level.2"}
         )
-        arm = new_arm(settings, start=3)
-        folder = tmp_path / level
-        trained = training.train(arm, *parts, settings.train_for("frozen"), 0, CPU, folder, "frozen")
+        arm = new_model(settings, start=3)
+        folder = tmp_path / output
+        trained = trainer.train(arm, *parts, settings.train, 0, CPU, folder, "frozen")
         losses.append([row["train_loss"] for row in trained.curves])
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
 
 
 def test_a_mirrored_case_is_left_for_right_and_lao_for_rao(small, prepared):
-    settings = small({"encode.flips": True})
+    settings = small({"encode.flips": True}, "lora")
     cases = prepared["train"]
     for i in range(len(cases)):
-        plain, mirrored = cases[i], seen(cases, i + len(cases))
+        plain, mirrored = cases[i], flipped_case(cases, i + len(cases))
         assert np.array_equal(mirrored.mask[:, ::-1], plain.mask) and np.array_equal(
             mirrored.frame[:, ::-1], plain.frame
         )
         assert mirrored.angles == (-plain.angles[0], plain.angles[1])
-    encode_arm("lora", settings, end=1)
-    kept, images = (
-        ArmCases(cases, shards, settings) for shards in (Shards(Path("data/encoded/lora/train"), "pt"), None)
-    )
-    arm = new_arm(settings).eval()
+    kept, images = (TrainingCases(cases, shards, settings) for shards in (keep(settings, 1), None))
+    arm = new_model(settings).eval()
     for i in (1, 1 + len(cases)):
         with torch.no_grad():
-            one, other = (steps.forward(arm, default_collate([part[i]]), CPU) for part in (kept, images))
+            one, other = (step.forward(arm, default_collate([part[i]]), CPU) for part in (kept, images))
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
     assert set(Shards(Path("data/encoded/lora/val")).index) == {"tokens.0", "tokens.1"}
-    drawn = [i for epoch in range(20) for part in training._order(kept, 2, 0, epoch) for i in part]
+    drawn = [i for epoch in range(20) for part in trainer._order(kept, 2, 0, epoch) for i in part]
     assert set(drawn) == set(range(2 * len(cases)))
-    per_epoch = sorted(i % len(cases) for part in training._order(kept, 2, 0, 3) for i in part)
+    per_epoch = sorted(i % len(cases) for part in trainer._order(kept, 2, 0, 3) for i in part)
     assert per_epoch == list(range(len(cases)))
 
 
 def test_fp16_trains_and_an_overflow_skips_the_step(small, prepared, monkeypatch):
-    settings = small({"encoder.precision": "fp16", "train.epochs": 3})
-    _, trained, _ = trained_arm(settings, prepared, adapt=True)
+    settings = small({"encoder.precision": "fp16", "train.epochs": 3}, "lora")
+    _, trained, _ = trained_model(settings, prepared)
     assert all(math.isfinite(row["train_loss"]) for row in trained.curves)
     assert trained.curves[-1]["train_loss"] < trained.curves[0]["train_loss"]
-    full = trained_arm(small({"encoder.precision": "fp32"}), prepared, adapt=True)[1]
+    full = trained_model(small({"encoder.precision": "fp32"}, "lora"), prepared)[1]
     assert trained.curves[0]["train_loss"] == pytest.approx(full.curves[0]["train_loss"], rel=0.05)
 
 
@@ -142,12 +143,12 @@ def test_fp16_trains_and_an_overflow_skips_the_step(small, prepared, monkeypatch
 @pytest.mark.parametrize("start", [1, 3])
 def test_kept_tokens_give_what_images_give(small, prepared, tmp_path, start, detail):
     settings = small({"head.detail": detail})
-    kept = ArmCases(prepared["train"], tokens_of(settings, prepared["train"], start, tmp_path / "t"), settings)
-    images = ArmCases(prepared["train"], None, settings)
+    kept = TrainingCases(prepared["train"], tokens_of(settings, prepared["train"], start, tmp_path / "t"), settings)
+    images = TrainingCases(prepared["train"], None, settings)
     assert tokens_of(settings, prepared["train"], 0, tmp_path / "none").index == {}
-    arm = new_arm(settings, start).eval()
+    arm = new_model(settings, start).eval()
     for i in range(len(kept)):
         assert set(kept[i]) == {"index", "angles", "target", "tokens"} | ({"images"} if detail else set())
-        one, other = (steps.forward(arm, default_collate([part[i]]), CPU) for part in (kept, images))
+        one, other = (step.forward(arm, default_collate([part[i]]), CPU) for part in (kept, images))
         torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
         assert torch.equal(kept[i]["target"], images[i]["target"])

@@ -1,30 +1,29 @@
-"""Training and measuring, with a very small encoder: conditioning, caching, repeatability, losses, metrics."""
+"""Training with a very small encoder: conditioning, repeatability, losses, and an arm from end to end."""
 
 import math
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import CPU, batch, new_arm, raw_case, tokens_of, trained_arm, written
+from helpers.data import source_case, written
+from helpers.models import CPU, batch, card_of, new_model, tokens_of, trained_model
 from PIL import Image
 from torch.utils.data import default_collate
 
-from nightshift.evaluation.evaluate import evaluate as evaluation
-from nightshift.model.segmentation import lora
-from nightshift.evaluation.evaluate import measures as metrics
-from nightshift.training.trainer import step as steps
-from nightshift.training.trainer import trainer as training
-from nightshift.model.segmentation import ArmCases, angles_of
-from nightshift.engine.device import seed_everything
-from nightshift.feature_cache import encode_arm
 from nightshift.console.errors import UserError
-from nightshift.core.io import read_csv, read_json, write_json
-from nightshift.data.letterbox import square_to_frame
 from nightshift.core.hashing import hash_folder
-from nightshift.model.head import Segmenter, view_features
+from nightshift.core.io import read_csv, read_json
+from nightshift.core.records import ArmVerdict
+from nightshift.data.letterbox import square_to_frame
+from nightshift.data.samples import TrainingCases, angles_of
+from nightshift.engine.device import seed_everything
+from nightshift.evaluation import evaluate, measures
+from nightshift.feature_cache import EncodeSettings, encode_arm
+from nightshift.model.head import SegmentationHead, view_features
+from nightshift.model.kinds import kind_of
+from nightshift.training import step, trainer, validation
 
 
 def test_view_features_are_periodic():
@@ -39,7 +38,7 @@ def test_view_features_are_periodic():
 @torch.no_grad()
 @pytest.mark.parametrize(("mode", "ignored"), [("none", True), ("film", False)])
 def test_the_view_matters_unless_mode_is_none(small, mode, ignored):
-    arm = new_arm(small({"view.mode": mode})).eval()
+    arm = new_model(small({"view.mode": mode})).eval()
     here, there = (arm(None, torch.tensor([angles] * 2), batch()) for angles in ((0.0, 0.0), (60.0, -30.0)))
     assert torch.equal(here, there) is ignored
     around = arm(None, torch.tensor([[-300.0, 330.0]] * 2), batch())
@@ -47,10 +46,10 @@ def test_the_view_matters_unless_mode_is_none(small, mode, ignored):
 
 
 def test_a_case_without_angles(small, tmp_path):
-    cases = written(tmp_path / "c", [raw_case(1, angles=None)])
+    cases = written(tmp_path / "c", [source_case(1, angles=None)])
     with pytest.raises(UserError, match=r"case 'case-1' has no view angles.*view\.mode: film.*view\.mode=none"):
-        ArmCases(cases, None, small())[0]
-    item = ArmCases(cases, None, small({"view.mode": "none"}))[0]
+        TrainingCases(cases, None, small())[0]
+    item = TrainingCases(cases, None, small({"view.mode": "none"}))[0]
     assert item["angles"].tolist() == [0, 0]
     assert angles_of(replace(cases[0], angles=(1.0, 2.0)), "film") == (1.0, 2.0)
 
@@ -60,7 +59,7 @@ def test_a_case_without_angles(small, tmp_path):
 def test_detail_is_a_stem_of_the_image(small, detail):
     settings = small({"head.detail": detail})
     seed_everything(0)
-    head = Segmenter(16, settings.head, settings.view)
+    head = SegmentationHead(16, settings.head, settings.view)
     levels = [torch.randn(2, 16, side, side) for side in (16, 8, 4, 2)]
     angles = torch.zeros(2, 2)
     if detail:
@@ -73,44 +72,44 @@ def test_detail_is_a_stem_of_the_image(small, detail):
 
 
 def test_training_mode_leaves_the_encoder_in_eval_mode(small):
-    arm = new_arm(small({"lora.dropout": 0.5}), adapt=True)
+    arm = new_model(small({"arms.lora.dropout": 0.5}, "lora"))
     for mode in (True, False):
         arm.train(mode)
         dropouts = [m for name, m in arm.neck.named_modules() if name.endswith("lora_dropout.default")]
         assert len(dropouts) == 8
-        assert all(m.training is mode for m in [*dropouts, *arm.segmenter.modules()])
+        assert all(m.training is mode for m in [*dropouts, *arm.head.modules()])
         paths = [m for m in arm.neck.modules() if "Drop" in type(m).__name__ and m not in dropouts]
         assert paths
         assert not any(m.training for m in [*paths, arm.neck, arm.neck.trunk, *arm.neck.trunk.blocks])
 
 
-@pytest.mark.parametrize("adapt", [False, True])
-def test_same_seed_same_bits_and_only_what_should_be_trained(small, prepared, adapt):
-    settings = small({"lora.dropout": 0.1})
-    before = new_arm(settings, adapt=adapt).state_dict()
-    arm, one, _ = trained_arm(settings, prepared, adapt)
-    again, two, _ = trained_arm(settings, prepared, adapt)
+@pytest.mark.parametrize("name", ["frozen", "lora"])
+def test_same_seed_same_bits_and_only_what_should_be_trained(small, prepared, name):
+    settings = small({"arms.lora.dropout": 0.1}, name)
+    before = new_model(settings).state_dict()
+    arm, one, _ = trained_model(settings, prepared)
+    again, two, _ = trained_model(settings, prepared)
     assert one.curves == two.curves
     assert (one.epoch, one.threshold, one.val_dice) == (two.epoch, two.threshold, two.val_dice)
     assert all(torch.equal(a, b) for a, b in zip(arm.state_dict().values(), again.state_dict().values(), strict=True))
-    assert trained_arm(settings, prepared, adapt, seed=1)[1].curves != one.curves
+    assert trained_model(settings, prepared, seed=1)[1].curves != one.curves
     state = arm.state_dict()
     changed = {name for name in state if not torch.equal(state[name], before[name])}
-    assert changed == {n for n in state if n.startswith("segmenter.") or (adapt and "lora_" in n)}
+    assert changed == {n for n in state if n.startswith("head.") or (name == "lora" and "lora_" in n)}
 
 
 def test_the_best_epoch_is_kept(small, prepared):
-    arm, best, _ = trained_arm(small({"train.epochs": 6, "train.learning_rate": 0.05}), prepared, seed=2)
+    arm, best, _ = trained_model(small({"train.epochs": 6, "train.learning_rate": 0.05}), prepared, seed=2)
     dice = [row["val_dice"] for row in best.curves]
     assert [row["epoch"] for row in best.curves] == [1, 2, 3, 4, 5, 6]
     assert dice.index(max(dice)) == best.epoch - 1 < 5  # or this would not be seen
-    loss, again = steps.validate(arm, ArmCases(prepared["val"], None, small()), 2, CPU)
+    loss, again = validation.validate(arm, TrainingCases(prepared["val"], None, small()), 2, CPU)
     assert again.max() == pytest.approx(best.val_dice, abs=1e-6)
-    assert metrics.THRESHOLDS[int(again.argmax())] == best.threshold
+    assert validation.THRESHOLDS[int(again.argmax())] == best.threshold
     assert loss == pytest.approx(best.curves[best.epoch - 1]["val_loss"], abs=1e-5)
 
 
-class Seen(ArmCases):
+class Recorded(TrainingCases):
     """Remembers in which order it was read; `broken` is a case whose target is not a number."""
 
     broken: int | None = None
@@ -122,23 +121,23 @@ class Seen(ArmCases):
 
 
 def test_both_arms_see_the_same_order(small, prepared):
-    settings = small({"lora.dropout": 0.5})
-    orders = [trained_arm(settings, prepared, adapt, kind=Seen)[2].order for adapt in (False, True)]
+    settings = small({"arms.lora.dropout": 0.5})
+    orders = [trained_model(small(arm=name), prepared, cases=Recorded)[2].order for name in ("frozen", "lora")]
     assert orders[0] == orders[1]
     assert sorted(orders[0][:5]) == sorted(orders[0][5:]) == list(range(5))
-    assert trained_arm(settings, prepared, seed=1, kind=Seen)[2].order != orders[0]
+    assert trained_model(settings, prepared, seed=1, cases=Recorded)[2].order != orders[0]
 
 
 def test_a_loss_that_is_not_finite_names_the_case(small, prepared, tmp_path, monkeypatch):
     settings = small({"train.batch_size": 1})
-    monkeypatch.setattr(Seen, "broken", 3)
+    monkeypatch.setattr(Recorded, "broken", 3)
     with pytest.raises(UserError, match=r"the loss is not finite in epoch 1, cases case-3;"):
-        trained_arm(settings, prepared, kind=Seen)
+        trained_model(settings, prepared, cases=Recorded)
     tokens = tokens_of(settings, prepared["train"], 1, tmp_path / "t")
     values = {name: tokens[name] for name in tokens.index}
     values["tokens.2"][0, 0, 0] = math.nan  # as from a frame that is not finite
     with pytest.raises(UserError, match="cases case-2;"):
-        trained_arm(
+        trained_model(
             settings,
             prepared,
             tokens=type("Tokens", (), {"__getitem__": lambda _, name: values[name], "index": values})(),
@@ -149,24 +148,24 @@ def test_loss_by_hand():
     target = torch.tensor([[[[1.0, 0], [0, 0]]]])
     zero = torch.zeros(1, 1, 2, 2)
     half = math.log(2) + 1 - (2 * 0.5 + 1) / (2 + 1 + 1)
-    assert steps.loss_of(zero, target).item() == pytest.approx(half, abs=1e-6)
+    assert step.loss_of(zero, target).item() == pytest.approx(half, abs=1e-6)
     sure = (target * 2 - 1) * 50
-    assert steps.loss_of(sure, target).item() == pytest.approx(0, abs=1e-6)
-    assert steps.loss_of(zero - 50, zero).item() == pytest.approx(0, abs=1e-6)
-    assert steps.loss_of(torch.cat([zero, sure]), target.tile(2, 1, 1, 1)).item() == pytest.approx(half / 2, abs=1e-6)
+    assert step.loss_of(sure, target).item() == pytest.approx(0, abs=1e-6)
+    assert step.loss_of(zero - 50, zero).item() == pytest.approx(0, abs=1e-6)
+    assert step.loss_of(torch.cat([zero, sure]), target.tile(2, 1, 1, 1)).item() == pytest.approx(half / 2, abs=1e-6)
 
 
 def test_learning_rate_by_hand(small, prepared):
-    factors = [steps.learning_rate_factor(step, 20, 0.1) for step in range(21)]
+    factors = [step.learning_rate_factor(number, 20, 0.1) for number in range(21)]
     assert factors == pytest.approx([0.5, 1, *(0.5 * (1 + math.cos(math.pi * k / 18)) for k in range(19))])
-    assert steps.learning_rate_factor(0, 20, 0.0) == 1
+    assert step.learning_rate_factor(0, 20, 0.0) == 1
     settings = small({"train.epochs": 4, "train.batch_size": 5, "train.warmup": 0.5})
-    curves = trained_arm(settings, prepared)[1].curves
-    arm, item = new_arm(settings), default_collate(list(ArmCases(prepared["train"], None, settings)))
-    optimiser = torch.optim.AdamW(arm.segmenter.parameters(), weight_decay=settings.train.weight_decay)
+    curves = trained_model(settings, prepared)[1].curves
+    arm, item = new_model(settings), default_collate(list(TrainingCases(prepared["train"], None, settings)))
+    optimiser = torch.optim.AdamW(arm.head.parameters(), weight_decay=settings.train.weight_decay)
     for factor, expected in zip((0.5, 1, 1, 0.5), curves, strict=True):
         optimiser.param_groups[0]["lr"] = settings.train.learning_rate * factor
-        loss = steps.loss_of(steps.forward(arm, item, CPU), item["target"])
+        loss = step.loss_of(step.forward(arm, item, CPU), item["target"])
         assert loss.item() == pytest.approx(expected["train_loss"], abs=1e-5)
         optimiser.zero_grad()
         loss.backward()
@@ -175,49 +174,56 @@ def test_learning_rate_by_hand(small, prepared):
 
 def test_evaluation_is_at_native_size(small, prepared, tmp_path):
     settings, cases = small(), prepared["test"]
-    arm = new_arm(settings, 3).eval()
-    rows, _ = evaluation.evaluate(arm, cases, settings, {"seed": 4, "threshold": 0.05}, tmp_path, iter)
-    evaluation.write_pictures(cases, tmp_path)
+    arm = new_model(settings, 3).eval()
+    rows, _ = evaluate.evaluate_model(arm, cases, card_of(settings, seed=4), tmp_path, iter)
+    evaluate.write_pictures(cases, tmp_path)
     for i, (row, case) in enumerate(zip(rows, cases, strict=True)):
         assert tuple(row.values())[:5] == (4, case.case_id, case.patient_id, *case.angles)
         names = (f"{name}-{i:05d}.png" for name in ("prediction-4", "truth", "frame"))
         mask, truth, frame = (np.asarray(Image.open(tmp_path / name)) for name in names)
-        item = default_collate([ArmCases(cases, None, settings)[i]])
+        item = default_collate([TrainingCases(cases, None, settings)[i]])
         with torch.no_grad():
-            vessel = square_to_frame(steps.forward(arm, item, CPU).sigmoid()[0, 0], *case.mask.shape)
+            vessel = square_to_frame(step.forward(arm, item, CPU).sigmoid()[0, 0], *case.mask.shape)
         np.testing.assert_array_equal(mask > 0, vessel.numpy() > 0.05)
         np.testing.assert_array_equal(truth, case.mask * 255)
         np.testing.assert_array_equal(frame, case.frame)
-        assert {m: row[m] for m in evaluation.MEASURES} == metrics.all_metrics(mask > 0, case.mask)
+        assert {m: row[m] for m in measures.MEASURES} == measures.all_measures(mask > 0, case.mask)
 
 
-def test_means_count_cases_and_patients():
-    values = dict.fromkeys(evaluation.MEASURES, 0.5)
-    who = zip("abcdabcd", ["p", "p", "", ""] * 2, [0.0] * 4 + [0.1] * 4, strict=True)
-    rows = [values | {"case_id": case, "patient_id": patient, "dice": dice} for case, patient, dice in who]
-    assert evaluation.means(rows) == values | {"dice": 0.05, "cases": 4, "patients": 3}
-
-
-@pytest.mark.parametrize("name", ["frozen", "lora"])
-def test_an_arm_from_prepared_to_evaluated(small, prepared, name):
-    settings = small({"train.seeds": [0, 3], "frozen.epochs": 1})
-    write_json(f"reports/probe/{name}.json", {"ok": True})
-    start = 3 if name == "frozen" else lora.prefix_end(settings.lora, 3)
-    adapt, save, load = [lambda *_: None] * 3
-    if name == "lora":
-        adapt, save, load = partial(lora.add_adapters, lora=settings.lora), lora.save_adapters, lora.merge_adapters
-    encode_arm(name, settings, start)
-    training.train_arm(name, settings, start, adapt, save)
-    evaluation.evaluate_arm(name, settings, load)
+@pytest.mark.parametrize(("name", "blocks"), [("frozen", 3), ("lora", 1)])
+def test_an_arm_from_prepared_to_evaluated(small, prepared, name, blocks):
+    settings = small({"train.seeds": [0, 3], "arms.frozen.epochs": 1}, name)
+    assert settings.train.epochs == (1 if name == "frozen" else 2)
+    prefix = kind_of(settings).prefix(settings)
+    assert prefix.blocks == blocks
+    ArmVerdict(ok=True, prefix=prefix).write(Path(f"reports/probe/arms/{name}.json"))
+    encode_arm(name, EncodeSettings(**settings.model_dump(include={"encoder", "preset", "encode"})), prefix)
+    trainer.train_arm(settings)
+    evaluate.evaluate_arm(name)
     adapters = {"adapter_model.safetensors", "adapter_config.json"} if name == "lora" else set()
     for seed in (0, 3):
         folder = Path("models") / name / f"seed-{seed}"
         assert {p.name for p in folder.iterdir()} == {"head.safetensors", "card.json"} | adapters
         card = read_json(folder / "card.json")
-        assert (card["arm"], card["seed"], "lora" in card["settings"]) == (name, seed, name == "lora")
+        assert (card["seed"], card["settings"]["name"], card["settings"]["arm"]["kind"]) == (seed, name, name)
         assert card["data_hash"] == hash_folder(Path("data/prepared/train"), Path("data/prepared/val"))
     rows = read_csv(f"reports/evaluation/{name}/cases.csv")
     assert [(r["seed"], r["case_id"]) for r in rows] == [(s, c) for s in "03" for c in ("case-7", "case-8")]
     dice = read_json(f"reports/evaluation/{name}/metrics.json")["dice"]
     assert dice == pytest.approx(np.mean([float(r["dice"]) for r in rows]), abs=2e-6)
-    assert len(read_csv(f"reports/curves/{name}.csv")) == 2 * settings.train_for(name).epochs
+    curves = read_csv(f"reports/curves/{name}.csv")
+    assert len(curves) == 2 * settings.train.epochs
+    assert list(curves[0]) == list(trainer.CURVES)
+
+
+def test_the_curves_of_a_training_can_be_read_after_each_epoch(small, prepared, monkeypatch):
+    lengths, end_epoch = [], trainer.TrainingState.end_epoch
+
+    def counted(self, *cases):
+        path = Path("reports/curves/frozen.csv")
+        lengths.append(len(read_csv(path)) if path.exists() else 0)
+        end_epoch(self, *cases)
+
+    monkeypatch.setattr(trainer.TrainingState, "end_epoch", counted)
+    trained_model(small({"train.epochs": 3}), prepared)
+    assert lengths == [0, 1, 2]
