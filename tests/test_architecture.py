@@ -10,7 +10,8 @@ ROOT = Path(__file__).parents[1]
 # Lower layers first; packages of one line do not import each other. A name with .py is a module of its own.
 LAYERS = [
     ["console"], ["core"], ["config"], ["carm.py", "simulation", "engine"], ["data", "jobs"], ["backbone", "ingest"],
-    ["rope.py", "model", "feature_cache.py"], ["arms"], ["training", "evaluation"], ["probe", "reporting"], ["commands"],
+    ["rope.py", "model", "feature_cache.py"], ["arms"], ["training", "evaluation"], ["probe", "reporting"],
+    ["commands"],
 ]  # fmt: skip
 # What cannot change a byte of an output: messages, progress, settings (stages depend on their resolved values), locks,
 # launching, cost records. Everything else that a stage imports is in its deps.

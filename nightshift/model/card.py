@@ -1,4 +1,4 @@
-"""The card of a trained model, card.json in its folder: all that is needed to use it, without params.yaml or presets."""
+"""The card of a trained model, card.json in its folder: all that is needed to use it, without params.yaml."""
 
 from pathlib import Path
 from typing import Annotated
@@ -38,7 +38,7 @@ def read_card(folder: Path) -> Card:
     if not file.is_file():
         models = sorted(path.parent.as_posix() for path in folder.glob(f"*/{NAME}"))
         hint = (
-            f"it has {', '.join(models)}" if models else "expected the folder of a trained arm, as models/lora/seed-0"
+            f"it has {', '.join(models)}" if models else "expected a trained model, as models/lora/seed-0"
         )
         raise UserError(f"{folder}: no {NAME} in it; {hint}")
     card: Card = Card.read(file)

@@ -61,9 +61,8 @@ def add_gradients(
     total, cases = torch.zeros((), device=device), len(batch["index"])
     for first in range(0, cases, micro_batch_size(settings)):
         part = {key: value[first : first + micro_batch_size(settings)] for key, value in batch.items()}
-        loss = loss_of(forward(model, part, device), part["target"].to(device)) * (
-            len(part["index"]) / (batch_cases or cases)
-        )
+        share = len(part["index"]) / (batch_cases or cases)
+        loss = loss_of(forward(model, part, device), part["target"].to(device)) * share
         scale(loss).backward()
         total += loss.detach()
     return total
