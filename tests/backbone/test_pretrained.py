@@ -6,17 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import MINI
+from helpers.models import MINI
 from huggingface_hub import errors
 from safetensors.torch import load_file, save_file
 
-from nightshift.backbone import encoder
-from nightshift.backbone import rope
-from nightshift.backbone import pretrained as weights
-from nightshift.console.errors import UserError
+from nightshift.backbone import encoder, pretrained, rope
 from nightshift.backbone.state_dict import load
-from nightshift.config.params import Encoder
-from stages import inventory
+from nightshift.config.presets import Encoder
+from nightshift.console.errors import UserError
+from stages import env, inventory
 
 PREFIX = "detector.backbone.vision_backbone."
 OTHERS = {
@@ -218,16 +216,17 @@ def test_the_configured_encoder_has_the_weights_and_the_grid(small, tmp_path):
         encoder.configured(small({"encoder.weights": "x.pt"}))
 
 
-def test_inventory_records_the_hash_of_the_weights_once(small, change, manifest, tmp_path, monkeypatch):
+def test_inventory_records_the_hash_of_the_weights_once(small, manifest, tmp_path, monkeypatch):
     (tmp_path / "conf/data/mine.yaml").write_text("kind: manifest\npath: set/manifest.csv\nsplit: given\n")
     saved(tmp_path / "w.pt")
     small({"use.data": "mine", "encoder.weights": "w.pt"})
+    env.main()
     inventory.main()
-    record = weights.RECORD.read_text()
+    record = pretrained.RECORD.read_text()
     assert '"path": "w.pt"' in record and '"sha256"' in record
     monkeypatch.setattr("nightshift.core.hashing.sha256", lambda path: pytest.fail("hashed again"))
     inventory.main()
-    assert weights.RECORD.read_text() == record
+    assert pretrained.RECORD.read_text() == record
 
 
 class Answer:
@@ -251,7 +250,7 @@ def test_every_refusal_of_the_hub_is_an_instruction(monkeypatch, error, said):
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
     with pytest.raises(UserError) as caught:
-        weights.file_of("hub", download=True)
+        pretrained.file_of("hub", download=True)
     assert said in str(caught.value) and "set encoder.weights to its path" in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -259,6 +258,6 @@ def test_every_refusal_of_the_hub_is_an_instruction(monkeypatch, error, said):
 def test_the_hub_is_asked_for_the_file_of_facebook_sam3(monkeypatch, tmp_path):
     asked = []
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *a, **k: asked.append((a, k)) or str(tmp_path / "f"))
-    assert weights.file_of("hub", download=True) == weights.file_of("hub") == tmp_path / "f"
+    assert pretrained.file_of("hub", download=True) == pretrained.file_of("hub") == tmp_path / "f"
     assert asked[0] == (("facebook/sam3", "sam3.pt"), {"local_files_only": False})
     assert asked[1][1] == {"local_files_only": True}

@@ -1,22 +1,28 @@
-"""The repair: the tables of a trunk built for that size, the output of transformers, safe in every wrapper."""
+"""The repair: the tables of a trunk built for that size, the output of transformers, the same in every wrapper."""
+
+import ast
+import warnings
 
 import pytest
 import torch
+from torch._utils import ExceptionWrapper
 
-from nightshift.backbone import encoder
-from nightshift.model.segmentation import lora
-from nightshift.backbone import rope
-from nightshift.config.params import Encoder, Frozen, Lora
+from nightshift.arms import lora
+from nightshift.backbone import encoder, rope
+from nightshift.backbone.full_size import Size
+from nightshift.backbone.rope_error import RopeError
+from nightshift.config.kinds import Lora
+from nightshift.probe.rope_check import first_wrong
 from nightshift.probe.wrappers import legacy_replica
 
 WINDOW, PATCH = 24, 14  # as SAM 3 has them; the widths are small
 SIDES = (336, 504, 672, 1344)
 
 
-def preset(side: int = 1008, depth: int = 2) -> Encoder:
-    return Encoder(
-        img_size=side, pretrain_img_size=336, patch_size=PATCH, embed_dim=32, depth=depth, num_heads=2, mlp_ratio=2.0,
-        drop_path_rate=0.0, window_size=WINDOW, global_blocks=[depth - 1], d_model=16, seed=0,
+def preset(side: int = 1008, depth: int = 2) -> Size:
+    return Size(
+        img_size=side, embed_dim=32, depth=depth, num_heads=2, mlp_ratio=2.0, drop_path_rate=0.0,
+        global_blocks=(depth - 1,), d_model=16,
     )  # fmt: skip
 
 
@@ -27,8 +33,8 @@ def repaired(side: int) -> encoder.ViT:
     return trunk
 
 
-def images(side: int) -> torch.Tensor:
-    return torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(1))
+def images(height: int, width: int = 0) -> torch.Tensor:
+    return torch.randn(1, 3, height, width or height, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.mark.parametrize("side", SIDES)
@@ -88,8 +94,7 @@ def _layer(name: str) -> str:
 
 
 def test_a_legacy_replica_of_the_repaired_trunk_with_lora_is_the_plain_one():
-    own = {"rank": 2, "alpha": 4.0, "dropout": 0.0, "targets": ["attn.qkv", "attn.proj"], "blocks": "all"}
-    settings = Lora(**own, activation_checkpointing=False, **dict.fromkeys(Frozen.model_fields))
+    settings = Lora(kind="lora", rank=2, alpha=4.0, targets=["attn.qkv", "attn.proj"])
     side = 336
     shipped = encoder.build(preset(side)).trunk
     assert rope.first_failure(legacy_replica(shipped), images(side)).cause == "replica_real_view"
@@ -128,22 +133,123 @@ def test_a_state_dict_has_no_tables_and_one_with_tables_loads():
 
 def test_explain_names_cause_and_cure_on_any_model():
     trunk = encoder.build(preset()).trunk
-    with pytest.raises(rope.RopeError, match=r"block 1.*5184 rows.*576 tokens.*set_grid"), rope.explain():
+    with (
+        pytest.raises(RopeError, match=r"block 1.*5184 rows.*576 tokens.*set_grid\(trunk, pixels=336\)"),
+        rope.explain(),
+    ):
         trunk(images(336))
-    with pytest.raises(rope.RopeError, match=r"block 0.*real view.*make_real"), rope.explain():
+    with pytest.raises(RopeError, match=r"block 0.*real view.*make_real"), rope.explain():
         legacy_replica(trunk)(images(1008))
-    with pytest.raises(rope.RopeError, match="set_grid"):
+    with pytest.raises(RopeError, match=r"36 x 36 tokens met 24 x 24; .*set_grid\(trunk, pixels=336\)"):
         repaired(504)(images(336))
     with pytest.raises(AssertionError, match="mine"), rope.explain():
         raise AssertionError("mine")
 
 
+@pytest.mark.parametrize(
+    ("pixels", "cure"),
+    [
+        ((1024, 1024), "1024 px is no multiple of the patch, 14 px: resize or pad the frames to 1022 px and call "
+                       "nightshift.rope.set_grid(trunk, pixels=1022), or feed 1008 px"),
+        ((512, 768), "to 518 x 770 px and call nightshift.rope.set_grid(trunk, pixels=(518, 770)), or feed 1008 px"),
+        ((504, 336), "tokens (864, 8)); call nightshift.rope.set_grid(trunk, pixels=(504, 336)), or feed 1008 px"),
+    ],
+)  # fmt: skip
+def test_the_cure_names_the_sizes_that_are_right_and_is_one(pixels, cure):
+    size = preset()
+    trunk = encoder.build(size, "meta").trunk
+    with pytest.raises(RopeError) as caught, rope.explain():
+        trunk(torch.empty(1, 3, *pixels, device="meta"))
+    assert cure in str(caught.value)
+    code = str(caught.value).split("nightshift.rope.")[1].split("), or")[0] + ")"
+    right = ast.literal_eval(code.split("pixels=")[1][:-1])
+    height, width = right if isinstance(right, tuple) else (right, right)
+    eval(code, {"trunk": trunk, "set_grid": rope.set_grid})  # noqa: S307, the cure as it is printed
+    assert rope.first_failure(trunk, torch.empty(1, 3, height, width, device="meta")) is None
+
+
+def test_set_grid_refuses_pixels_that_would_be_dropped():
+    trunk = encoder.build(preset(), "meta").trunk
+    for pixels, said in (
+        (1024, "of frames of 1024 px the last 2 rows and 2 columns of pixels are dropped.*1022 px"),
+        (torch.Size((504, 515)), "504 x 515 px the last 0 rows and 11 columns .* 504 x 518 px"),
+        (10, "the last 10 rows and 10 columns .* to 14 px"),
+    ):
+        with pytest.raises(RopeError, match=said):
+            rope.set_grid(trunk, pixels=pixels)
+        assert trunk.blocks[1].attn.input_size == (72, 72)
+    with pytest.raises(RopeError, match="0 x 0 tokens"):
+        rope.set_grid(trunk, 0)
+    for wrong in ({}, {"grid": 3, "pixels": 42}):
+        with pytest.raises(TypeError, match="either grid"):
+            rope.set_grid(trunk, **wrong)
+
+
+@pytest.mark.parametrize("real", [True, False])
+def test_a_grid_that_is_not_square_has_the_right_positions(real):
+    """Against the formula in float64 by the probe's own check, for frames as SAM 3 itself is never built for."""
+    trunk = encoder.build(preset()).trunk
+    if real:
+        rope.make_real(trunk)
+    rope.set_grid(trunk, pixels=(336, 672))
+    assert first_wrong(trunk, images(336, 672)) is None
+    rope.set_grid(trunk, (24, 48))
+    assert first_wrong(trunk, images(336, 672)) is None
+    if real:
+        with pytest.raises(RopeError, match=r"24 x 48 tokens met 48 x 24; .*pixels=\(672, 336\)"):
+            trunk(images(672, 336))  # as many tokens
+    else:
+        assert first_wrong(trunk, images(672, 336)).cause == "positions"
+
+
+def test_explain_warns_of_runs_that_are_wrong_without_an_error():
+    trunk = encoder.build(preset(), "meta").trunk
+
+    def run(height: int, width: int) -> None:
+        with rope.explain():
+            trunk(torch.empty(1, 3, height, width, device="meta"))
+
+    with pytest.warns(UserWarning, match="1016 px the last 8 rows and 8 columns .* to 1022 px"):
+        run(1016, 1016)
+    with pytest.warns(UserWarning, match=r"504 x 2016 px are 36 x 144 tokens .* for 72 x 72, .*pixels=\(504, 2016\)"):
+        run(504, 2016)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run(1008, 1008)
+        trunk(torch.empty(1, 3, 1016, 1016, device="meta"))  # after explain, nobody looks
+        rope.make_real(trunk)
+        rope.set_grid(trunk, pixels=(504, 2016))
+        run(504, 2016)
+
+
+def test_explain_knows_what_data_parallel_raises_in_its_place():
+    """Its threads lose the traceback but as text, and the shapes with it."""
+    trunk = encoder.build(preset(), "meta").trunk
+    try:
+        trunk(torch.empty(1, 3, 336, 336, device="meta"))
+    except AssertionError:
+        wrapped = ExceptionWrapper(where="in replica 0 on device 0")
+    with pytest.raises(RopeError, match=r"DataParallel replica.*make_real"), rope.explain():
+        wrapped.reraise()
+
+
+@pytest.mark.parametrize("act", [rope.make_real, lambda module: rope.set_grid(module, 36)])
+def test_what_is_no_trunk_is_told_where_it_is(act):
+    neck = encoder.build(preset(), "meta")
+    model = torch.nn.ModuleDict({"backbone": torch.nn.ModuleDict({"vision_backbone": neck})})
+    with pytest.raises(RopeError, match=r"ModuleDict is not .*give model\.backbone\.vision_backbone\.trunk$"):
+        act(model)
+    with pytest.raises(RopeError, match=r"Linear is not SAM 3's trunk: expected a sam3\.model\.vitdet\.ViT"):
+        act(torch.nn.Linear(1, 1))
+    act(neck.trunk)
+
+
 def test_sam3_still_is_what_the_repair_relies_on():
-    """RealAttention overrides one method and one buffer of sam3's Attention; a change there must be looked at."""
+    """RealAttention overrides two methods and one buffer of sam3's Attention; a change there must be looked at."""
     attention = encoder.build(preset()).trunk.blocks[1].attn
     assert set(dict(attention.named_buffers())) == {"freqs_cis"} and attention.freqs_cis.is_complex()
     assert attention.rope_pt_size == (WINDOW, WINDOW) and attention.rope_interp and attention.rope_theta == 10000.0
-    seen = []
-    attention._apply_rope = lambda q, k: seen.append((q.shape, k.shape)) or (q, k)
+    shapes = []
+    attention._apply_rope = lambda q, k: shapes.append((q.shape, k.shape)) or (q, k)
     attention(torch.zeros(1, 4, 6, 32))
-    assert seen == [((1, 2, 24, 16), (1, 2, 24, 16))]
+    assert shapes == [((1, 2, 24, 16), (1, 2, 24, 16))]
