@@ -18,6 +18,7 @@ from nightshift.config.hardware import Hardware
 from nightshift.config.kinds import KINDS, Arm
 from nightshift.config.params import read_as
 from nightshift.config.presets import DataFile
+from nightshift.probe.names import CAUSES
 from nightshift.reporting.records import Metrics
 
 ISSUES = ("facebookresearch/sam3#361", "#606", "#580", "#343", "Sompote/SAM3_LoRA#31")
@@ -205,6 +206,11 @@ def test_the_table_of_kinds_has_every_setting_and_its_default():
             assert key == "targets" and default == "all four"
     train = re.search(r"\| any key of `train:` \|.*", docs.page_text("docs/arms.md"))[0]
     assert set(re.findall(r"`(\w+)`", train)) == set(Arm.model_fields) - {"kind"}
+
+
+def test_the_table_of_causes_has_every_cause():
+    rows = re.findall(r"^\| `(\w+)` \|", docs.section("docs/probe.md", "Causes and cures"), re.MULTILINE)
+    assert set(rows) == set(CAUSES)
 
 
 # What reruns when

@@ -8,14 +8,14 @@ import time
 from pathlib import Path
 
 import pytest
-import test_chain as chain
-import test_readme as readme
+from helpers import chain, docs
+from helpers.docs import typed
 
-from nightshift.config import params as settings
+from nightshift.config import params
 from nightshift.console.errors import UserError
-from nightshift.model.segmentation import lora
 
-SECTION = readme.section("Param sets and sweeps")
+PAGE, HEADING = "docs/arms.md", "Param sets and sweeps"
+SECTION = docs.section(PAGE, HEADING)
 SETS = dict(re.findall(r"^\| ([^|]+?) \| `([^`]+)` \|", SECTION, re.MULTILINE))
 FULL = ["use.encoder=sam3"]  # 32 blocks
 OUTPUTS = tuple(f"reports/cost/frozen/{step}.json" for step in ("encode", "train", "evaluate"))
@@ -42,8 +42,8 @@ def test_the_sets_are_what_they_are_called(checkout):
 def test_dvc_reads_a_set_as_we_do(checkout, line):
     from dvc.utils.hydra import apply_overrides
 
-    ours = params.read(changes(line))
-    apply_overrides(Path("params.yaml"), changes(line))
+    ours = params.read(FULL + changes(line))
+    apply_overrides(Path("params.yaml"), FULL + changes(line))
     assert params.read() == ours
 
 
