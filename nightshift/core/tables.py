@@ -72,14 +72,3 @@ def _numbers(column: "pd.Series[str]", path: Path | str, *, whole: bool, empty: 
             raise UserError(f"{path}: line {line}: {column.name} is not a whole number; {AGAIN}")
         found.append(value)
     return np.array(found, dtype=np.int64 if whole else np.float64)
-
-
-def patient_or_case(frame: pd.DataFrame) -> "pd.Series[str]":
-    """Of each row `patient ID`, or `case ID` where there is no patient id: whose values are independent of others'.
-
-    Args:
-        frame: with the columns `case_id` and `patient_id`, which is empty where no patient is known.
-    """
-    known = frame["patient_id"].to_numpy(dtype=object) != ""
-    patients, cases = ("patient " + frame["patient_id"].astype(str)), ("case " + frame["case_id"].astype(str))
-    return patients.where(pd.Series(known, index=frame.index), cases)

@@ -11,10 +11,11 @@ import yaml
 from nightshift.config.params import Params, Settings
 from nightshift.console.errors import UserError
 from nightshift.core.io import read_json
+from nightshift.core.records import SimilarFrames
 from nightshift.core.tables import AGAIN, read_table
 from nightshift.reporting.load import STEPS, ArmResults
 from nightshift.reporting.records import ProbeVerdict, Skipped
-from nightshift.reporting.text_limits import left_out
+from nightshift.reporting.text_limits import left_out, look_alike
 
 PROBE = Path("reports/probe")
 
@@ -23,12 +24,14 @@ PROBE = Path("reports/probe")
 class About:
     """What is compared, in a line, how to do it again, and what only a run of the pipeline has.
 
-    `notes`: what else could be wrong with the comparison. `probe_cases`: rows of reports/probe/cases.csv. `heatmap`:
-    their picture, as a data URI. `versions`: of packages. `settings`: the text of each file.
+    `alerts`: what is wrong with the data, to be said on top. `notes`: what else could be wrong. `probe_cases`: rows of
+    reports/probe/cases.csv. `heatmap`: their picture, as a data URI. `versions`: of packages. `settings`: the text of
+    each file.
     """
 
     what: str
     commands: list[str]
+    alerts: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     probe: ProbeVerdict | None = None
     probe_cases: pd.DataFrame | None = None
@@ -51,6 +54,7 @@ def about_run(chosen: Settings, arms: Mapping[str, ArmResults], notes: Sequence[
     return About(
         what=f"Encoder {chosen.use.encoder}, data {chosen.use.data}.",
         commands=commands(arms),
+        alerts=look_alike(SimilarFrames.read(Path("reports/similar.json"))),
         notes=[*notes, *left_out(Skipped.read(Path("reports/skipped.json")))],
         probe=ProbeVerdict.read(PROBE / "verdict.json"),
         probe_cases=read_table(PROBE / "cases.csv", texts=("case", "outcome", "cause")),

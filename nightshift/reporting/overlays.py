@@ -14,9 +14,10 @@ from scipy.ndimage import binary_dilation
 
 from nightshift import carm
 from nightshift.console.errors import UserError
+from nightshift.data.painting import paint_mask
 from nightshift.reporting.figures import INK, STYLE, short
 from nightshift.reporting.load import ANGLES, ArmResults
-from nightshift.reporting.styles import label
+from nightshift.reporting.styles import inside, label
 
 FILLS = {"found": (86, 180, 233), "missed": (240, 228, 66), "false": (213, 94, 0)}
 MEANINGS = {
@@ -75,7 +76,7 @@ def panels(arms: Mapping[str, ArmResults]) -> list[Panel]:
     for name, of_case in others:
         gain = of_case - first
         order, both = gain.sort_values(kind="stable").index, [reference, name]
-        what = "" if len(arms) == 2 else f" against {label(reference)}"
+        what = "" if len(arms) == 2 else f" against {inside(reference)}"
         chosen += [(f"{label(name)} gains most{what}", case, both) for case in order[::-1][:most] if gain[case] > 0]
         chosen += [(f"{label(name)} loses most{what}", case, both) for case in order[:most] if gain[case] < 0]
     return [_panel(rank, case, shown, arms, rows) for rank, case, shown in chosen]
@@ -139,12 +140,12 @@ def overlay(frame: Grey, truth: Grey, prediction: Grey) -> Image.Image:
         np.asarray(Image.fromarray((mask > 0).astype(np.uint8)).resize(grey.size, Image.Resampling.NEAREST)) > 0
         for mask in (truth, prediction)
     )
-    picture = np.repeat(np.asarray(grey, dtype=np.float32)[..., None], 3, axis=2)
+    picture = np.asarray(grey)
     areas = {"found": true & marked, "missed": true & ~marked, "false": marked & ~true}
     for name, area in areas.items():
-        picture[area] = 0.45 * picture[area] + 0.55 * np.array(FILLS[name])
+        picture = paint_mask(picture, area, FILLS[name])
     picture[binary_dilation(true, iterations=2) & ~true] = 255  # outside: it would fill a thin vessel
-    return Image.fromarray(picture.round().astype(np.uint8))
+    return Image.fromarray(picture)
 
 
 def overlays(panels: Sequence[Panel]) -> Figure:

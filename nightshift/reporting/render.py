@@ -63,7 +63,7 @@ def contents(
         "head": head,
         "rest": rest,
         "random_weights": any(card.weights["path"] == "random" for arm in arms.values() for card in arm.cards),
-        "alerts": not_alike(arms),
+        "alerts": [*about.alerts, *not_alike(arms)],
         "limits": [*about.notes, *limits(arms, level)],
         "units": units(cases[names[0]]),
         "confidence": f"{100 * (1 - level):g} %",

@@ -24,7 +24,7 @@ import pandas as pd
 from scipy import stats
 
 from nightshift.console.errors import UserError
-from nightshift.core.tables import patient_or_case
+from nightshift.data.dataset import unit_of
 from nightshift.reporting.records import Interval, Verdict
 
 EXACT_UNITS = 14  # 16384 patterns; above, DRAWS of them
@@ -211,14 +211,20 @@ def ablation_effect(whole: pd.DataFrame, ablated: pd.DataFrame, level: float = 0
     )
 
 
+def patients_of(cases: pd.DataFrame) -> "pd.Series[str]":
+    """The unit of each row: `patient ID`, or `case ID` where there is no patient id."""
+    names = [unit_of(case, patient) for case, patient in zip(cases["case_id"], cases["patient_id"], strict=True)]
+    return pd.Series(names, index=cases.index, dtype=object)
+
+
 def size(cases: pd.DataFrame) -> tuple[int, int]:
     """How many cases and patients; a case without a patient id counts as a patient."""
-    return cases["case_id"].nunique(), patient_or_case(cases).nunique()
+    return cases["case_id"].nunique(), patients_of(cases).nunique()
 
 
 def units(cases: pd.DataFrame) -> str:
     """What is counted, as `37 patients`, `40 cases` or `35 patients and 5 cases`."""
-    kinds = pd.Series(patient_or_case(cases).unique()).str.partition(" ")[0]
+    kinds = pd.Series(patients_of(cases).unique()).str.partition(" ")[0]
     counts = ((kind, int((kinds == kind).sum())) for kind in ("patient", "case"))
     return " and ".join(f"{n} {kind}{'s' * (n != 1)}" for kind, n in counts if n)
 
@@ -229,8 +235,8 @@ def per_case(cases: pd.DataFrame, measure: str) -> "pd.Series[float]":
 
 
 def per_unit(cases: pd.DataFrame, measure: str) -> "pd.Series[float]":
-    """Means over a unit's cases of the means over seeds, by `patient_or_case`, in the order of the rows."""
-    means = cases.groupby([patient_or_case(cases), "case_id"], sort=False)[measure].mean()
+    """Means over a unit's cases of the means over seeds, by `patients_of`, in the order of the rows."""
+    means = cases.groupby([patients_of(cases), "case_id"], sort=False)[measure].mean()
     return means.groupby(level=0, sort=False).mean()
 
 

@@ -132,7 +132,8 @@ def recommended(
         interval = sign_flip_test((dice[name] - dice[best]).to_numpy(), chosen.level).interval
         return interval is not None and interval[0] > -chosen.margin
 
-    return min((name for name in dice if name == best or is_close(name)), key=lambda name: known[name])
+    close = [name for name in dice if name == best or is_close(name)]
+    return min(close, key=lambda name: (known[name], -dice[name].mean()))
 
 
 def _needed(dice: Mapping[str, "pd.Series[float]"], best: str, not_told: list[str], level: float) -> int | None:

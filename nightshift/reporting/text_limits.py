@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from nightshift.core.tables import patient_or_case
+from nightshift.core.records import SimilarFrames
 from nightshift.reporting.load import ANGLES, STEPS, ArmResults
 from nightshift.reporting.records import Skipped
-from nightshift.reporting.significance import fewest_units, units
+from nightshift.reporting.significance import fewest_units, patients_of, units
 from nightshift.reporting.styles import inside, label, listed
 
 FEW = 20  # patients, or cases to choose epoch and threshold by; fewer get a warning
@@ -18,7 +18,7 @@ def limits(arms: Mapping[str, ArmResults], level: float) -> list[str]:
     """What in these data limits the answer."""
     rows = next(iter(arms.values())).cases
     cases = rows.drop_duplicates("case_id")
-    n, found, fewest = patient_or_case(cases).nunique(), [], fewest_units(level)
+    n, found, fewest = patients_of(cases).nunique(), [], fewest_units(level)
     lone, unseen = int((cases["patient_id"] == "").sum()), int(cases[ANGLES[0]].isna().sum())
     if n < fewest:
         found.append(f"This cannot be decided with {units(cases)}: p < {level:g} needs at least {fewest}.")
@@ -104,4 +104,18 @@ def left_out(skipped: Skipped) -> list[str]:
     return [
         f"Of {skipped.total} cases those with problems were left out (prepare.on_problem is skip), and a choice of "
         f"cases can bias a comparison: {shown}{more}."
+    ]
+
+
+def look_alike(similar: SimilarFrames) -> list[str]:
+    """A sentence on frames in different parts of the split that look alike; none where there are no such frames."""
+    if not similar.pairs_across:
+        return []
+    one, n = similar.most_alike[0], similar.pairs_across
+    pairs = f"{n} pair{'s' * (n != 1)} of frames without a patient id look{'s' * (n == 1)} alike"
+    first, second = (f"{case.case_id} ({case.split})" for case in (one.first, one.second))
+    return [
+        f"{pairs} and {'is' if n == 1 else 'are'} in different parts of the split, {first} and {second} with a "
+        f"correlation of {one.correlation:.2f}: if they are of one cine or one patient, Dice may be too high, not only "
+        "p too small. prepare.group_similar keeps such frames in one part."
     ]
