@@ -21,7 +21,7 @@ _OPTIONAL: dict[str, Any] = {
 Overrides = create_model("Overrides", __base__=Section, **_OPTIONAL)
 
 
-class Arm(Overrides):  # type: ignore[valid-type, misc]
+class Arm(Overrides):
     """What every kind has."""
 
     packages: ClassVar[tuple[str, ...]] = ()  # that it needs beside those of the encoder

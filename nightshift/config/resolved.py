@@ -70,11 +70,11 @@ def contents(settings: Settings) -> dict[str, dict[str, Any]]:
     for name in settings.arms:
         arm = settings.arm(name)
         encoder = arm.model_dump(include={"encoder", "preset"})
-        packages = (*ENCODER, *arm.arm.packages)
+        own, packages = {"arm": arm.arm.own()}, (*ENCODER, *arm.arm.packages)
         by_name |= {
-            f"arms/{name}/probe": _content(encoder | {"name": name, "arm": arm.arm.own()}, *packages),
+            f"arms/{name}/probe": _content(encoder | {"name": name} | own, *packages),
             f"arms/{name}/encode": _content(encoder | {"encode": arm.encode.model_dump()}, *ENCODER),
-            f"arms/{name}/train": _content(arm.model_dump(), *packages),
+            f"arms/{name}/train": _content(arm.model_dump() | own, *packages),
             f"arms/{name}/evaluate": _content({}, *packages, *MEASURES),
         }
     return by_name

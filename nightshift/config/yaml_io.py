@@ -76,7 +76,7 @@ def _apply(change: str, values: dict[str, Any], path: Path) -> None:
             section = section.get(name) if isinstance(section, dict) else None
         if not isinstance(section, dict):
             where = ".".join(sections[: depth + 1])
-            raise UserError(f"-S {change}: {path} has no section '{where}'; {nearest(where, _section_names(values))}")
+            raise UserError(f"-S {change}: {path} has no section '{where}'; {_hint(where, values, sections=True)}")
     if override.is_delete():
         if last not in section:
             raise UserError(f"-S {change}: {path} has no key '{key}'; {nearest(last, section)}")
@@ -86,7 +86,8 @@ def _apply(change: str, values: dict[str, Any], path: Path) -> None:
     if override.is_add() and last in section and not isinstance(value, dict | list):
         raise UserError(f"-S {change}: {path} has this key already; leave out the +")
     if not adds and last not in section:
-        raise UserError(f"-S {change}: {path} has no key '{key}'; {nearest(last, section)}; to add it: -S '+{change}'")
+        hint = f"{nearest(last, section)}; to add it: -S '+{change}'" if sections else _hint(key, values)
+        raise UserError(f"-S {change}: {path} has no key '{key}'; {hint}")
     section[last] = _merged(section.get(last), value)
 
 
@@ -100,8 +101,6 @@ def _parse(change: str) -> "Override":
         raise UserError(f"-S {change}: expected SECTION.KEY=VALUE, as `dvc exp run -S` takes it") from None
     if override.is_sweep_override():
         raise UserError(f"-S {change}: expected one value")
-    if "." not in override.key_or_group:
-        raise UserError(f"-S {change}: expected SECTION.KEY=VALUE, with a section of params.yaml")
     return override
 
 
@@ -112,9 +111,16 @@ def _merged(old: Any, new: Any) -> Any:
     return new
 
 
-def _section_names(values: dict[str, Any], above: str = "") -> Iterator[str]:
-    """The dotted names of all mappings in `values`."""
+def _hint(name: str, values: dict[str, Any], *, sections: bool = False) -> str:
+    """The names in `values` that end like this one, such as `arms.lora.rank` for `rank`; else the nearest ones."""
+    names = [key for key, value in _dotted(values) if isinstance(value, dict) or not sections]
+    same = [key for key in names if key.endswith(f".{name}")]
+    return f"did you mean '{same[0]}'?" if same else nearest(name, names if sections else values)
+
+
+def _dotted(values: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """All keys in `values` and in the mappings in it, with the names of those above, and their values."""
     for name, value in values.items():
+        yield f"{above}{name}", value
         if isinstance(value, dict):
-            yield f"{above}{name}"
-            yield from _section_names(value, f"{above}{name}.")
+            yield from _dotted(value, f"{above}{name}.")

@@ -86,7 +86,7 @@ def _spawn(stage: str, arguments: Sequence[str], devices: Sequence[int]) -> None
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     place = (stage, arguments, devices, port)
-    context = spawn(_run_spawned, place, len(devices), join=False)  # type: ignore[no-untyped-call]
+    context = spawn(_run_spawned, place, len(devices), join=False)
 
     def pass_on(number: int, _: object) -> None:
         for process in context.processes:
