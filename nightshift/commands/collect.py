@@ -61,7 +61,7 @@ def collect(name: str) -> None:
     except UserError:
         _put_back()  # DVC deletes the outputs of a stage before it runs it
         raise
-    dvc_adapter.dvc("exp", "save", "-f", "-n", f"{name}-collected")
+    dvc_adapter.dvc("exp", "save", "-f", "-n", f"{name}-collected", "compare")
     print(f"kept as the experiment {name}-collected")
 
 
