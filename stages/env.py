@@ -9,6 +9,7 @@ from pathlib import Path
 
 from nightshift.config import params, resolved
 from nightshift.console.errors import run
+from nightshift.jobs.stale_metrics import remove_stale_metrics
 
 
 def main() -> None:
@@ -16,6 +17,7 @@ def main() -> None:
     versions = {"python": platform.python_version()} | resolved.versions(*resolved.ALL)
     resolved.write_if_changed(Path("reports/env.json"), versions)
     resolved.write_all(settings)
+    remove_stale_metrics()
 
 
 if __name__ == "__main__":

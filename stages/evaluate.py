@@ -6,9 +6,11 @@ from nightshift.config.arguments import arm_from
 from nightshift.console.errors import run
 from nightshift.evaluation import evaluate
 from nightshift.jobs import gpu_lock
+from nightshift.jobs.stale_metrics import remove_metrics
 
 
 def main(arm: str) -> None:
+    remove_metrics()
     with gpu_lock.locked(f"evaluate@{arm}"):
         evaluate.evaluate_arm(arm)
 
