@@ -215,7 +215,8 @@ def _put_back() -> None:
 
 def snapshot(name: str) -> None:
     """The comparison with the run's arms as they were made -> reports/runs/NAME, marked as such."""
-    from nightshift.reporting import compare, render  # matplotlib: a second
+    from nightshift.reporting import compare  # matplotlib: a second
+    from nightshift.reporting.about import about_run
     from nightshift.reporting.load import read_arm
 
     revision = dvc_adapter.experiment(name)
@@ -229,7 +230,7 @@ def snapshot(name: str) -> None:
     which = f"The {made[0]} arm is a snapshot" if len(made) == 1 else f"The arms {', '.join(made)} are a snapshot"
     what = f"{which}, {name} ({revision[:7]}), and not what this workspace makes"
     note = f"{what}: {'; '.join(changes) or 'nothing has changed since'}."
-    compare.write(arms, settings.compare.level, render.about_run(settings, arms, [note]), RUNS / name)
+    compare.write(arms, settings.compare, about_run(settings, arms, [note]), RUNS / name)
 
 
 def _files_of(arm: str) -> list[str]:

@@ -1,30 +1,16 @@
-"""Arms in DVC's queue, while the workspace stays free: start, status, logs, stop, collect.
+"""`nightshift queue`: arms in DVC's queue, while the workspace stays free: start, status, logs, stop, collect.
 
 A thin layer over `dvc exp run --queue` and `dvc queue`, which keep working by themselves.
 """
 
 import argparse
-import shutil
-from collections.abc import Sequence
-from datetime import datetime, timedelta
-from pathlib import Path
 
-import psutil
+from nightshift.commands.options import add_changes
 
-from nightshift.commands import collect as collecting
-from nightshift.commands import dvc_adapter, queue_runs
-from nightshift.commands.dvc_adapter import Task
-from nightshift.commands.queue_runs import Change, Note
-from nightshift.config import params
-from nightshift.config.params import Settings
-from nightshift.config.yaml_io import at, read_yaml
-from nightshift.console.errors import UserError
-from nightshift.console.progress import bar, gigabytes, hours
-
-HELP = "train arms in the background, on a copy of the workspace, and take the result when it is there"
-EXAMPLE = "nightshift queue start frozen -S arms.frozen.epochs=200"
-METRICS = Path("reports/comparison/metrics.json")
-AGAIN = "`nightshift queue start` with the same settings goes on from its checkpoint"
+HELP = "train arms in the background on a copy of the workspace, and take the result"
+EXAMPLE = """nightshift queue start frozen -S +arms.frozen.epochs=200
+nightshift queue status
+nightshift queue collect"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parsers = parser.add_subparsers(dest="action", required=True, metavar="start|status|logs|stop|collect")
     start = parsers.add_parser("start", help="queue arms as they stand now, and start a worker")
     start.add_argument("arms", nargs="*", metavar="ARM", help="of params.yaml; without one the reference")
-    start.add_argument("-S", action="append", default=[], metavar="KEY=VALUE", help="with this setting changed")
+    add_changes(start)
     parsers.add_parser("status", help="every run in the queue, and how it is doing")
     logs = parsers.add_parser("logs", help="what a run has printed")
     logs.add_argument("-n", type=int, default=20, metavar="LINES", help="that many of the last lines")
@@ -45,152 +31,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> None:
     """Run one action. Raises UserError."""
+    from nightshift.commands import queue_actions, queue_runs
+
     if arguments.action == "start":
-        start(arguments.arms, arguments.S)
+        queue_actions.start(arguments.arms, arguments.changes)
     elif arguments.action == "status":
-        status()
+        queue_actions.status()
     elif arguments.action == "logs":
-        logs(queue_runs.find(arguments.name), arguments.n)
+        queue_actions.logs(queue_runs.find(arguments.name), arguments.n)
     elif arguments.action == "stop":
-        stop(queue_runs.find(arguments.name))
+        queue_actions.stop(queue_runs.find(arguments.name))
     else:
-        collect(queue_runs.find(arguments.name), snapshot=arguments.snapshot)
-
-
-def start(arms: Sequence[str], changes: Sequence[str]) -> None:
-    """Queue the evaluation of `arms`, and all that it needs, and start a worker.
-
-    Raises:
-        UserError: settings that are not valid, a file that git does not know, an arm that the probe refuses or that
-            does not fit this machine.
-    """
-    settings = params.read(changes)
-    names = list(dict.fromkeys(arms)) or [settings.compare.reference]
-    kinds = [settings.arm(name).arm.kind for name in names]
-    if unknown := dvc_adapter.untracked(files_used(settings, kinds)):
-        raise UserError(f"a queued run does not see what git does not know: `git add {' '.join(unknown[:5])}` first")
-    forecast = forecast_of(names, settings)
-    run = f"run-{datetime.now():%m%d-%H%M%S}"
-    note = Note(arms=names, changes=[change_of(text) for text in changes])
-    with dvc_adapter.put_aside(METRICS):  # or `dvc exp show` has the workspace's result for it, until it has its own
-        dvc_adapter.queue_experiment(run, [f"evaluate@{name}" for name in names], changes)
-    note.write(queue_runs.note_path(run))
-    dvc_adapter.dvc("queue", "start")
-    which = f"the arms {', '.join(names)}" if len(names) > 1 else f"the {names[0]} arm"
-    print(f"{run}: {which} of {settings.use.encoder} on {settings.use.data}, as the workspace is now")
-    print(forecast)
-    print("the workspace is free; see `nightshift queue status`, and when it is done: nightshift queue collect")
-
-
-def files_used(settings: Settings, kinds: Sequence[str]) -> list[str]:
-    """Paths that a run of arms of these `kinds` reads, as git takes them: code, dvc.yaml and the presets in use."""
-    presets = [f"conf/encoder/{settings.use.encoder}.yaml", f"conf/data/{settings.use.data}.yaml"]
-    own = sorted({f"nightshift/arms/{kind}.py" for kind in kinds})
-    packages = sorted(p.as_posix() for p in Path("nightshift").glob("*") if p.name not in ("arms", "__pycache__"))
-    return ["dvc.yaml", "params.yaml", "stages", *packages, "nightshift/arms/__init__.py", *own, *presets]
-
-
-def change_of(text: str) -> Change:
-    """A -S with what params.yaml has without and with it. Raises UserError as reading it does."""
-    key = text.split("=")[0].lstrip("+~")
-    before, after = read_yaml(params.PARAMS), read_yaml(params.PARAMS, [text])
-    return Change(text=text, key=key, before=at(before, key), after=at(after, key))
-
-
-def forecast_of(names: Sequence[str], settings: Settings) -> str:
-    """When the run ends and what it takes. Raises UserError where the probe refuses an arm, or one does not fit."""
-    from nightshift.commands import planning  # torch: seconds, after the settings were checked
-    from nightshift.engine.device import device, seed_everything
-
-    seed_everything(0)
-    where, process, free = device(), psutil.Process().memory_info().rss, shutil.disk_usage(Path.cwd()).free
-    seconds, need, memory, kept = 0.0, 0, 0, 0
-    resumed = []
-    for name in names:
-        refuse_what_the_probe_refuses(name, settings)
-        found = planning.forecast(name, settings, where, process, bar(f"measuring {name}", "step"))
-        memory = found.memory
-        if not found.took:
-            advice = planning.advice(name, settings, where, process, memory)
-            raise UserError(f"{name} needs {gigabytes(found.need)} of {gigabytes(memory)} of memory; try {advice}")
-        share, run = trained_before(name, settings)
-        if share:
-            resumed.append(f"{name} goes on from {share:.0%} of its training, of {run}")
-        seconds += found.seconds * (1 - share)
-        need, kept = max(need, found.need), kept + found.kept
-    if kept > free:
-        raise UserError(f"the cache needs {gigabytes(kept)} of disk and {gigabytes(free)} are free")
-    end = datetime.now() + timedelta(seconds=seconds)
-    day = "" if end.date() == datetime.now().date() else f" on {end:%a %d %b}"
-    takes = [f"{gigabytes(need)} of {gigabytes(memory)}", f"{gigabytes(kept)} of cache ({gigabytes(free)} free)"]
-    return ", ".join([f"ends about {end:%H:%M}{day} ({hours(seconds)})", *takes, *resumed])
-
-
-def refuse_what_the_probe_refuses(name: str, settings: Settings) -> None:
-    """Raises UserError where the configured encoder does not run as this arm uses it."""
-    from nightshift.probe import cases, summary
-
-    verdict = summary.arm_verdict(cases.configured(settings, "none"), settings)
-    if not verdict["ok"]:
-        raise UserError(f"the probe refuses the {name} arm: {verdict['cause']}. {verdict['cure']}")
-
-
-def trained_before(name: str, settings: Settings) -> tuple[float, str]:
-    """How much of the training an unfinished run of this very arm has left a checkpoint of, from 0 to 1; its name."""
-    wanted = collecting.contents_of(settings, [name])
-    for run in reversed(queue_runs.runs()):
-        if run.state not in ("stopped", "killed", "failed"):
-            continue
-        share = queue_runs.share_trained(run, name, settings.arm(name).train.seeds)
-        if share and _made_the_same(run, name, wanted):
-            return share, run.name
-    return 0.0, ""
-
-
-def _made_the_same(run: Task, name: str, wanted: collecting.Contents) -> bool:
-    """Whether an unfinished run was of these settings and of the workspace's code."""
-    try:
-        same = collecting.contents_at(run.revision, list(wanted), finished=False) == wanted
-        return same and not collecting.changed_code(run.revision, [name])
-    except UserError:  # settings that are no longer valid, or an arm that only -S adds
-        return False
-
-
-def status() -> None:
-    """Print a line for every run."""
-    found = queue_runs.runs()
-    for run in found:
-        arms = ", ".join(queue_runs.read_note(run.name).arms)
-        print(f"{run.name}  {run.created:%a %H:%M}  {run.state:8} {arms:8} {queue_runs.last_line(run)}")
-    print(f"{len(found)} run(s) in the queue")
-
-
-def logs(run: Task, count: int) -> None:
-    """Print the last `count` lines of a run, and where all of them are."""
-    print("\n".join(queue_runs.lines(run)[-count:]))
-    print(f"{run.name}: {run.state}, {run.log.as_posix() if run.log else 'nothing printed yet'}")
-
-
-def stop(run: Task) -> None:
-    """Stop a run. Raises UserError for one that is over."""
-    if run.state in queue_runs.OVER:
-        raise UserError(f"{run.name} is {run.state}, there is nothing to stop")
-    queue_runs.stop(run)
-    print(f"{run.name} is stopped; {AGAIN}")
-
-
-def collect(run: Task, *, snapshot: bool) -> None:
-    """Compare with what the run made. Raises UserError, after its last lines, for one that is not done."""
-    if run.state != "done":
-        print("\n".join(queue_runs.lines(run)[-20:]))
-    if run.state in ("queued", "running"):
-        raise UserError(f"{run.name} is {run.state}, see its last lines above; collect it when it is done")
-    if run.state == "killed":
-        queue_runs.forget(run)
-    if run.state in ("killed", "failed", "stopped"):
-        ended = "failed" if run.state == "failed" else f"was {run.state}"
-        raise UserError(f"{run.name} {ended}, see above; {AGAIN}")
-    if snapshot:
-        collecting.snapshot(run.name)
-    else:
-        collecting.collect(run.name)
+        queue_actions.collect(queue_runs.find(arguments.name), snapshot=arguments.snapshot)

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from helpers import chain
 
-from nightshift.commands import experiments, leaderboard
+from nightshift.commands import experiments, experiments_table, leaderboard
 from nightshift.commands.experiments import Experiment, State
 from nightshift.console.errors import UserError
 
@@ -233,7 +233,7 @@ def test_only_settings_that_differ_are_columns_and_an_arm_that_some_lack_is_one(
         one({"frozen": frozen | {"epochs": 3}, "lora": lora | {"rank": 4}}, train={"epochs": 12, "seeds": [0]}),
         one({"frozen": frozen, "lora": lora, "wide": lora}, train={"epochs": 12, "seeds": [0, 1]}),
     ]
-    assert leaderboard.differing(found).to_dict("list") == {
+    assert experiments_table.differing(found).to_dict("list") == {
         "arms.lora.rank": ["8", "4", "8"],
         "train.seeds": ["[0]", "[0]", "[0, 1]"],
         "arms.frozen.epochs": ["", "3", ""],

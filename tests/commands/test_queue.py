@@ -17,7 +17,7 @@ import yaml
 from helpers import chain
 
 from nightshift.commands import collect as collecting
-from nightshift.commands import dvc_adapter, queue, queue_runs
+from nightshift.commands import dvc_adapter, queue, queue_actions, queue_runs
 from nightshift.commands.dvc_adapter import Stage, Task
 from nightshift.commands.queue_runs import Note
 from nightshift.config import params
@@ -126,7 +126,9 @@ def collected(committed, monkeypatch):
 
 
 def noted(*changes: str, arms: tuple[str, ...] = ("frozen",)) -> None:
-    Note(arms=list(arms), changes=[queue.change_of(text) for text in changes]).write(queue_runs.note_path("run-1"))
+    Note(arms=list(arms), changes=[queue_actions.change_of(text) for text in changes]).write(
+        queue_runs.note_path("run-1")
+    )
 
 
 def as_the_run_had_it(checkout: Path, change, values: dict) -> None:
@@ -138,7 +140,7 @@ def as_the_run_had_it(checkout: Path, change, values: dict) -> None:
 
 
 def test_what_the_run_was_given_is_set_in_the_workspace_and_comments_stay(checkout, collected, change):
-    noted("arms.frozen.epochs=7", "arms.lora.rank=3")
+    noted("+arms.frozen.epochs=7", "arms.lora.rank=3")
     as_the_run_had_it(checkout, change, {"arms.frozen.epochs": 7, "arms.lora.rank": 3})
     comments = Path("params.yaml").read_text(encoding="utf-8").count("#")
     collecting.collect("run-1")
@@ -158,7 +160,7 @@ def test_an_arm_that_was_only_named_on_the_command_line_is_added(checkout, colle
 
 
 def test_a_setting_edited_since_is_named_and_nothing_is_run(checkout, collected, change):
-    noted("arms.frozen.epochs=7")
+    noted("+arms.frozen.epochs=7")
     as_the_run_had_it(checkout, change, {"arms.frozen.epochs": 7})
     change({"train.batch_size": 3, "arms.frozen.epochs": 5})
     with pytest.raises(UserError) as caught:
@@ -180,7 +182,7 @@ def test_a_run_that_dvc_alone_queued_is_of_the_reference(committed):
     [
         (["-S", "train.epoch=3"], "did you mean 'epochs'"),
         (["-S", "use.encoder=nope"], "no preset 'nope'"),
-        (["-S", "arms.frozen.epochs=many"], "arms.frozen.epochs"),
+        (["-S", "+arms.frozen.epochs=many"], "arms.frozen.epochs"),
         (["frosen"], "no arm 'frosen'; did you mean 'frozen'"),
         (["-S", "encoder.rope=as_shipped", "-S", "encoder.resolution=70"], "the probe refuses the frozen arm"),
         (["-S", "use.data=angiograms", "-S", "view.mode=none"], "no such folder"),
@@ -194,7 +196,7 @@ def test_what_is_wrong_is_said_before_anything_is_queued(checkout, committed, mo
 
 def test_a_file_that_git_does_not_know_is_named_where_the_run_uses_it(checkout, committed, monkeypatch):
     started = []
-    monkeypatch.setattr(queue, "forecast_of", lambda names, settings: started.append(names) or "")
+    monkeypatch.setattr(queue_actions, "forecast_of", lambda names, settings: started.append(names) or "")
     monkeypatch.setattr(dvc_adapter, "queue_experiment", lambda *given: started.append(given))
     monkeypatch.setattr(dvc_adapter, "dvc", lambda *given: "")
     (checkout / "stages").mkdir()
@@ -212,15 +214,15 @@ def test_a_file_that_git_does_not_know_is_named_where_the_run_uses_it(checkout, 
 
 def test_a_queued_run_has_no_result_of_the_workspace(checkout, committed, monkeypatch):
     seen = []
-    queue.METRICS.parent.mkdir(parents=True)
-    queue.METRICS.write_text("{}")
-    monkeypatch.setattr(queue, "forecast_of", lambda names, settings: "")
-    monkeypatch.setattr(dvc_adapter, "queue_experiment", lambda *given: seen.append(queue.METRICS.exists()))
+    queue_actions.METRICS.parent.mkdir(parents=True)
+    queue_actions.METRICS.write_text("{}")
+    monkeypatch.setattr(queue_actions, "forecast_of", lambda names, settings: "")
+    monkeypatch.setattr(dvc_adapter, "queue_experiment", lambda *given: seen.append(queue_actions.METRICS.exists()))
     monkeypatch.setattr(dvc_adapter, "dvc", lambda *given: "")
     asked("start", "lora", "frozen", "-S", "arms.lora.rank=3")
-    assert seen == [False] and queue.METRICS.read_text() == "{}"
+    assert seen == [False] and queue_actions.METRICS.read_text() == "{}"
     (note,) = (checkout / queue_runs.NOTES).iterdir()
-    assert Note.read(note) == Note(arms=["lora", "frozen"], changes=[queue.change_of("arms.lora.rank=3")])
+    assert Note.read(note) == Note(arms=["lora", "frozen"], changes=[queue_actions.change_of("arms.lora.rank=3")])
 
 
 LOG = """\
@@ -298,13 +300,13 @@ def test_the_forecast_knows_how_much_an_unfinished_run_has_trained(checkout, com
     head, settings = git(checkout, "rev-parse", "HEAD").strip(), params.read()
     stopped = Task("run-1", head, datetime(2026, 11, 24), "stopped", run_of(tmp_path, "stopped").log, None)
     monkeypatch.setattr(queue_runs, "runs", lambda: [stopped])
-    assert queue.trained_before("lora", settings) == (0.625, "run-1")  # all of seed 0, 2 of 8 epochs of seed 1
-    assert queue.trained_before("frozen", settings) == (0.0, "")
-    assert queue.trained_before("lora", params.read(["train.batch_size=4"])) == (0.0, "")
+    assert queue_actions.trained_before("lora", settings) == (0.625, "run-1")  # all of seed 0, 2 of 8 epochs of seed 1
+    assert queue_actions.trained_before("frozen", settings) == (0.0, "")
+    assert queue_actions.trained_before("lora", params.read(["train.batch_size=4"])) == (0.0, "")
     Path("nightshift/arms/frozen.py").write_text("# of another arm\n")
-    assert queue.trained_before("lora", settings) == (0.625, "run-1")
+    assert queue_actions.trained_before("lora", settings) == (0.625, "run-1")
     Path("nightshift/model/head.py").write_text("# changed\n")
-    assert queue.trained_before("lora", settings) == (0.0, "")
+    assert queue_actions.trained_before("lora", settings) == (0.0, "")
 
 
 # Whole evenings, with the miniature configuration. `nightshift queue` and DVC run as processes of their own.
@@ -347,7 +349,7 @@ def shown(folder: Path) -> dict[str, bool]:
 def test_an_evening(tmp_path):
     """A run goes on while LoRA is edited, run, killed and committed; then both arms are in one report."""
     folder = chain.clone(tmp_path / "nightshift")
-    name = start(folder, "-S", "arms.frozen.epochs=2500")
+    name = start(folder, "-S", "+arms.frozen.epochs=2500")
     wait(folder, name, "epoch")
 
     module = folder / "nightshift/arms/lora.py"
@@ -380,7 +382,7 @@ def test_an_evening(tmp_path):
     text = said(folder, "nightshift", "queue", "collect")
     assert "arms.frozen.epochs None -> 2500, as the run had it" in text and f"experiment {name}-collected" in text
     metrics = (folder / "reports/comparison/metrics.json").read_bytes()
-    said(folder, "dvc", "exp", "run", "-n", "next", "-S", "arms.lora.epochs=4")
+    said(folder, "dvc", "exp", "run", "-n", "next", "-S", "+arms.lora.epochs=4")
     assert shown(folder) == {f"{name}-collected": True, "next": True}
     collected = git(folder, "for-each-ref", "--format=%(objectname)", f"refs/exps/*/*/{name}-collected").strip()
     assert git(folder, "show", f"{collected}:reports/comparison/metrics.json").encode() == metrics
@@ -415,7 +417,7 @@ def board(folder: Path) -> str:
 @pytest.mark.slow
 def test_a_run_that_was_killed_goes_on(tmp_path):
     folder, undisturbed = (chain.clone(tmp_path / name) for name in ("nightshift", "undisturbed"))
-    first = start(folder, "-S", "arms.frozen.epochs=800")
+    first = start(folder, "-S", "+arms.frozen.epochs=800")
     wait(folder, first, "epoch 1")
     trainer = next(p for p in psutil.process_iter(["cmdline", "cwd"]) if _is_trainer(p, folder))
     tree = [p for p in trainer.parents() if any("dvc" in word for word in p.cmdline())]
@@ -426,7 +428,7 @@ def test_a_run_that_was_killed_goes_on(tmp_path):
     assert "was killed" in said(folder, "nightshift", "queue", "collect", fails=True)
     assert "Running" not in state_of(folder)
 
-    second = start(folder, "-S", "arms.frozen.epochs=800")
+    second = start(folder, "-S", "+arms.frozen.epochs=800")
     wait(folder, second, "done")
     assert "going on in epoch" in said(folder, "nightshift", "queue", "logs", "-n", "5000")
     assert set(state_of(folder)) == {"Success", "Failed"}
@@ -446,7 +448,7 @@ def _is_trainer(process: psutil.Process, folder: Path) -> bool:
 @pytest.mark.slow
 def test_a_run_can_be_stopped_and_goes_on(tmp_path):
     folder = chain.clone(tmp_path / "nightshift")
-    first = start(folder, "lora", "-S", "arms.lora.epochs=3000")
+    first = start(folder, "lora", "-S", "+arms.lora.epochs=3000")
     wait(folder, first, "epoch 1")
     said(folder, "nightshift", "queue", "stop")
     assert state_of(folder) == ["Failed"]
@@ -454,7 +456,7 @@ def test_a_run_can_be_stopped_and_goes_on(tmp_path):
     assert "epoch" in wait(folder, first, "stopped")
     assert "a checkpoint is written first" in said(folder, "nightshift", "queue", "logs")
     said(folder, "nightshift", "queue", "stop", fails=True)
-    text = said(folder, "nightshift", "queue", "start", "lora", "-S", "arms.lora.epochs=3000")
+    text = said(folder, "nightshift", "queue", "start", "lora", "-S", "+arms.lora.epochs=3000")
     assert f"of its training, of {first}" in text
     second = text.splitlines()[-3].split(":")[0]
     wait(folder, second, "epoch")
