@@ -41,19 +41,14 @@ def verdict_of(arm: ProbeArm) -> ArmVerdict:
 
 
 def _explained(case: ProbeCase, arm: EncoderSettings) -> tuple[str, str]:
-    """Cause and cure by the keys of params.yaml, empty for a case that is right."""
+    """Cause and cure by the keys of params.yaml, empty for a case that is right.
+
+    Settings refuse a resolution that is no multiple of the patch, so only the grid of the tables can be wrong here.
+    """
     if case.outcome == "ok":
         return "", ""
-    patch, side, native = arm.preset.patch_size, case.height, arm.preset.img_size
-    if case.cause == "pixels_dropped":
-        return (
-            f"at {side} px the last {side % patch} rows and columns of pixels are dropped without a word",
-            f"Set encoder.resolution to a multiple of {patch}, {side // patch * patch} for example",
-        )
-    if case.cause == "grid":
-        return (
-            f"at {side} px the table of block {case.block} is {case.table_shape} and the tokens need "
-            f"{case.expected_shape}",
-            f"Set encoder.rope to repaired, or encoder.resolution to {native}, which the tables are made for",
-        )
-    return case.cause, "Set encoder.rope to repaired"
+    return (
+        f"at {case.height} px the table of block {case.block} is {case.table_shape} and the tokens need "
+        f"{case.expected_shape}",
+        f"Set encoder.rope to repaired, or encoder.resolution to {arm.preset.img_size}, which the tables are made for",
+    )
