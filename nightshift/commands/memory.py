@@ -1,11 +1,13 @@
-"""The memory that a step will take, without taking it: the very same code, run on fake tensors, and counted.
+"""Peak memory of a training step without taking it: the same code runs on fake tensors, and their bytes are counted.
 
-torch's FakeTensorMode runs shapes through the real operators and autograd; a dispatch mode sees every tensor that comes
-to life and, by a weak reference to its storage, when it goes. What kernels use inside themselves is not seen.
+torch's FakeTensorMode runs shapes through the real operators and autograd; a dispatch mode sees every tensor that is
+made and, by a weak reference to its storage, when it is freed. What kernels use internally is not seen.
+torch.distributed._tools.mem_tracker does the same for modules on a device; it is private, too.
 """
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -13,16 +15,25 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+M = TypeVar("M", bound=nn.Module)
+
 
 class Counter(TorchDispatchMode):
-    """Bytes of the storages alive, now and at most. Storages are what memory is: views count once."""
+    """Bytes of the storages that are alive: `now`, and `peak`. Views share a storage, which counts once."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
-        self._seen: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+        self._counted: weakref.WeakKeyDictionary[torch.UntypedStorage, int] = weakref.WeakKeyDictionary()
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Run the operator and count what it returns."""
         result = func(*args, **(kwargs or {}))
         for value in tree_leaves(result):
             if isinstance(value, torch.Tensor):
@@ -30,20 +41,21 @@ class Counter(TorchDispatchMode):
         return result
 
     def add(self, tensor: torch.Tensor) -> None:
+        """Count the storage of a tensor until it is freed."""
         storage = tensor.untyped_storage()
-        if storage in self._seen:
+        if storage in self._counted:
             return
         size = storage.nbytes()
-        self._seen[storage] = size
+        self._counted[storage] = size
         self.now += size
         self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self._forget, size)
+        weakref.finalize(storage, self._remove, size)
 
-    def _forget(self, size: int) -> None:
+    def _remove(self, size: int) -> None:
         self.now -= size
 
 
-def peak_bytes(build: Callable[[], nn.Module], step: Callable[[nn.Module], object]) -> int:
+def peak_bytes(build: Callable[[], M], step: Callable[[M], object]) -> int:
     """Peak size, in bytes, of all tensors while `step(build())` runs; `build` makes its module on the meta device."""
     module = build()
     with FakeTensorMode(allow_non_fake_inputs=True), Counter() as counter:
@@ -51,4 +63,4 @@ def peak_bytes(build: Callable[[], nn.Module], step: Callable[[nn.Module], objec
         for tensor in (*module.parameters(), *module.buffers()):
             counter.add(tensor)
         step(module)
-    return counter.peak
+    return int(counter.peak)

@@ -4,7 +4,7 @@ import argparse
 
 
 def add_changes(parser: argparse.ArgumentParser) -> None:
-    """Add `-S KEY=VALUE`, which may be given several times: `arguments.changes` is the list, as `params.read` takes it."""
+    """Add `-S KEY=VALUE`, any number of times; `arguments.changes` is their list, as `params.read` takes it."""
     parser.add_argument(
         "-S",
         "--set-param",

@@ -1,49 +1,46 @@
-"""What a run will take, before it starts: tokens, parameters, memory, hours, disk, for each arm on this machine.
+"""What a run will take on this machine before it starts: tokens, parameters, memory, hours and disk of each arm.
 
-Memory is counted on fake tensors (nightshift/commands/memory.py) and holds for a machine that is not there, too; hours are
-measured, by up to 20 whole steps of the very arm.
+Memory is counted on fake tensors (nightshift/commands/memory.py), so it holds for a GPU of another machine, too. Hours
+are measured, by up to 20 whole training steps of the arm itself.
 """
 
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NoReturn
 
 import psutil
 import torch
 from torch import Tensor
 
 from nightshift.backbone import encoder
-from nightshift.model.segmentation import lora
-from nightshift.model.segmentation import Arm
-from nightshift.engine.device import autocast, give_memory_back
-from nightshift.feature_cache import bytes_per_case, kept_cases
 from nightshift.commands.memory import peak_bytes
-from nightshift.ingest.record import SPLITS, Problems, RawCase
-from nightshift.config.params import ArmName, Settings, Simulated
-from nightshift.simulation.simulator import Simulation, split_patients
-from nightshift.ingest.sources import listed, raw_cases
+from nightshift.config.params import ArmSettings, DataSettings
+from nightshift.config.presets import Simulated
+from nightshift.console.progress import Progress
+from nightshift.data.locations import SPLITS
+from nightshift.engine.device import autocast, give_memory_back
+from nightshift.feature_cache import bytes_per_case, cases_kept
+from nightshift.ingest.record import Problems, SourceCase
+from nightshift.ingest.sources import list_cases, source_cases
 from nightshift.ingest.splits import given_split, made_split, misplaced
-from nightshift.training.step import add_gradients, at_once, optimiser_of
+from nightshift.model.kinds import kind_of
+from nightshift.model.segmentation import SegmentationModel
+from nightshift.simulation.simulator import Simulation, split_patients
+from nightshift.training.step import add_gradients, micro_batch_size, optimiser_of
 
-STEPS, SECONDS = 20, 60.0  # per arm: that many measured steps, fewer where they would take longer
-OVERHEAD = 1.1  # of what tensors take: fragments, and what kernels use inside themselves
+MEASURED_STEPS, MEASURED_SECONDS = 20, 60.0  # per arm: that many training steps, fewer where they take longer
+OVERHEAD = 1.1  # of what tensors take: fragments, and what kernels use internally
 CONTEXT = 2**30  # bytes of a GPU that CUDA, cuDNN and the kernels themselves take
 
 
 @dataclass(frozen=True)
-class Forecast:
-    """Of one arm: bytes of memory it needs and the device has, bytes of cache; `took` None where it does not fit."""
-
-    need: int
-    memory: int
-    kept: int
-    took: "Time | None"
-    seconds: float
-
-
-@dataclass(frozen=True)
 class Time:
-    """Seconds, measured: of a whole training step, of one case through the prefix and through everything."""
+    """Seconds, measured.
+
+    `step`: a training step. `prefix`: one case through the frozen prefix. `case`: one case through the whole model.
+    `measured`: what they were measured by, for a message.
+    """
 
     step: float
     prefix: float
@@ -51,43 +48,59 @@ class Time:
     measured: str
 
 
-def counts(settings: Settings) -> dict[str, int]:
-    """Cases per split, before anything is prepared and without a pixel read: what `prepare` leaves out is counted.
+@dataclass(frozen=True)
+class Forecast:
+    """What an arm takes, in bytes and seconds.
 
-    Raises UserError as listing the source does.
+    `need`: of memory, and `memory` that the device has. `kept`: of disk for the cached features. `took` is None and
+    `seconds` 0 where it does not fit.
     """
-    data = settings.data
-    if isinstance(data, Simulated):
-        splits = split_patients(Simulation(**data.model_dump(exclude={"kind", "split"})))
-        if data.split == "given":
-            return {name: splits.count(name) * data.views for name in SPLITS}
-        patients = [str(patient) for patient in range(data.patients) for _ in range(data.views)]
-        found = [RawCase(str(i), patient, None, "", (), None) for i, patient in enumerate(patients)]
+
+    need: int
+    memory: int
+    kept: int
+    took: Time | None
+    seconds: float
+
+
+def counts(data: DataSettings) -> dict[str, int]:
+    """Number of cases per split, before anything is prepared and without reading a pixel.
+
+    Cases that `prepare` leaves out because of their pixels are counted, and `group_similar`, which compares pixels, is
+    not considered. Raises UserError as listing the source does.
+    """
+    source = data.source
+    if isinstance(source, Simulated):
+        splits = split_patients(Simulation(**source.model_dump(exclude={"kind", "split"})))
+        if source.split == "given":
+            return {name: splits.count(name) * source.views for name in SPLITS}
+        patients = [str(patient) for patient in range(source.patients) for _ in range(source.views)]
+        cases = [SourceCase(str(i), patient, None, "", (), _never_read) for i, patient in enumerate(patients)]
     else:
-        found = raw_cases(data) if settings.prepare.on_problem == "stop" else listed(data, Problems())
-    if data.split == "given" and settings.prepare.on_problem == "skip":
-        wrong = {case.case_id for case, _ in misplaced(found)}
-        found = [case for case in found if case.case_id not in wrong]
-    split = given_split(found) if data.split == "given" else made_split(found, settings.prepare)
+        cases = source_cases(source) if data.prepare.on_problem == "stop" else list_cases(source, Problems())
+    if source.split == "given" and data.prepare.on_problem == "skip":
+        wrong = {case.case_id for case, _ in misplaced(cases)}
+        cases = [case for case in cases if case.case_id not in wrong]
+    split = given_split(cases) if source.split == "given" else made_split(cases, data.prepare)
     return {name: len(split[name]) for name in SPLITS}
 
 
-def start_of(name: ArmName, settings: Settings) -> int:
-    depth = settings.preset.depth
-    return depth if name == "frozen" else lora.prefix_end(settings.lora, depth)
+def _never_read() -> NoReturn:
+    raise NotImplementedError("cases that are only counted")
 
 
-def new_arm(name: ArmName, settings: Settings, device: str) -> Arm:
-    """The arm as it is trained, on the CPU or, without weights, on meta."""
-    arm = Arm(encoder.configured(settings, device), start_of(name, settings), settings)
-    if name == "lora":
-        lora.add_adapters(arm.neck.trunk, settings.lora)
-    return arm.to(device).train()
+def new_model(settings: ArmSettings, device: str) -> SegmentationModel:
+    """The arm's model before training, in train mode. On `meta` it has shapes and no weights."""
+    return kind_of(settings).build(settings, device).to(device).train()
 
 
-def batch_of(settings: Settings, start: int, cases: int, device: torch.device) -> dict[str, Tensor]:
-    """A batch of `cases` as `ArmCases` collates it, of noise."""
-    side, grid = settings.resolution, settings.resolution // settings.preset.patch_size
+def noise_batch(settings: ArmSettings, start: int, cases: int, device: torch.device) -> dict[str, Tensor]:
+    """A batch of noise as `TrainingCases` collates it, for a model that starts at block `start`.
+
+    Returns:
+        `index` (B,), `angles` (B, 2), `target` (B, 1, R, R), and `tokens` (B, g, g, D) or `images` (B, 3, R, R).
+    """
+    side, grid = settings.resolution, settings.grid
     batch = {
         "index": torch.arange(cases),
         "angles": torch.zeros(cases, 2, device=device),
@@ -100,75 +113,83 @@ def batch_of(settings: Settings, start: int, cases: int, device: torch.device) -
     return batch
 
 
-def tensors(name: ArmName, settings: Settings) -> int:
-    """Peak bytes of all tensors in a training step of the arm, at `micro_batch` cases per forward."""
-    own, start, cpu = settings.train_for(name), start_of(name, settings), torch.device("cpu")
-    counted = min(own.batch_size, 2 * at_once(own))  # the third forward and backward finds what the second one found
+def tensor_bytes(settings: ArmSettings) -> int:
+    """Peak bytes of all tensors in a training step of the arm, with `micro_batch` cases per forward pass."""
+    train, cpu = settings.train, torch.device("cpu")
+    start = kind_of(settings).prefix(settings).blocks
+    counted = min(train.batch_size, 2 * micro_batch_size(train))  # further forward passes take no more than the second
 
-    def two_steps(arm: Arm) -> None:  # the second one finds the optimiser's state there
-        optimiser = optimiser_of(arm, own)
-        for _ in range(2):
+    def two_steps(model: SegmentationModel) -> None:
+        optimiser = optimiser_of(model, train)
+        for _ in range(2):  # from the second one on, the optimiser's state is in memory as well
             optimiser.zero_grad()
-            add_gradients(arm, batch_of(settings, start, counted, cpu), own, cpu)
+            add_gradients(model, noise_batch(settings, start, counted, cpu), train, cpu)
             optimiser.step()
 
-    waiting = batch_of(settings, start, 1, torch.device("meta"))
-    rest = sum(value.nbytes for value in waiting.values()) * (own.batch_size - counted)
-    return peak_bytes(lambda: new_arm(name, settings, "meta"), two_steps) + rest
+    waiting = noise_batch(settings, start, 1, torch.device("meta"))
+    rest = sum(value.nbytes for value in waiting.values()) * (train.batch_size - counted)
+    return peak_bytes(lambda: new_model(settings, "meta"), two_steps) + rest
 
 
-def needed(peak: int, device: torch.device, process: int) -> int:
-    """Bytes of memory of the device for a tensor peak; `process`: what the process takes before any tensor."""
-    return int(peak * OVERHEAD) + (CONTEXT if device.type == "cuda" else process)
+def needed(tensors: int, device: torch.device, process_bytes: int) -> int:
+    """Bytes of memory of the device that a run takes.
 
-
-def options(name: ArmName, settings: Settings) -> Iterator[tuple[dict[str, str], Settings]]:
-    """Settings of the arm that take less memory for the same result, the mildest first, and what to set for them.
-
-    Fewer cases at a time cost little, as long as a case fills the device; running blocks twice costs a third.
+    Args:
+        tensors: peak bytes of all tensors.
+        device: where it runs.
+        process_bytes: what the process takes before any tensor is made; on a GPU it is CONTEXT instead.
     """
-    full, checkpointing = at_once(settings.train_for(name)), settings.lora.activation_checkpointing
-    for again in sorted({checkpointing, name == "lora" or checkpointing}):
+    return int(tensors * OVERHEAD) + (CONTEXT if device.type == "cuda" else process_bytes)
+
+
+def options(settings: ArmSettings) -> Iterator[tuple[dict[str, str], ArmSettings]]:
+    """Settings with the same result in less memory, the quickest first: the changed keys of params.yaml, and the whole.
+
+    Fewer cases at a time cost little, as long as a case fills the device; activation checkpointing costs a third.
+    """
+    section = f"arms.{settings.name}"
+    full = micro_batch_size(settings.train)
+    checkpointing = getattr(settings.arm, "activation_checkpointing", None)  # not every kind has it
+    for value in [checkpointing] if checkpointing in (None, True) else [False, True]:
         micro = full
         while micro:
-            told = {f"{name}.micro_batch": str(micro)} if micro != full else {}
-            if again != checkpointing:
-                told["lora.activation_checkpointing"] = "true"
-            own = getattr(settings, name).model_copy(update={"micro_batch": micro})
-            changed = settings.model_copy(update={name: own})
-            lora_section = changed.lora.model_copy(update={"activation_checkpointing": again})
-            yield told, changed.model_copy(update={"lora": lora_section})
+            changes = {f"{section}.micro_batch": str(micro)} if micro != full else {}
+            if value != checkpointing:
+                changes[f"{section}.activation_checkpointing"] = "true"
+            train = settings.train.model_copy(update={"micro_batch": micro})
+            arm = settings.arm.model_copy(update={} if value is None else {"activation_checkpointing": value})
+            yield changes, settings.model_copy(update={"train": train, "arm": arm})
             micro //= 2
 
 
-def measure(name: ArmName, settings: Settings, device: torch.device, progress: Callable) -> Time:
-    """Whole training steps and forwards of the arm, timed on `device`, with the weights of its encoder."""
-    own, start = settings.train_for(name), start_of(name, settings)
-    arm = new_arm(name, settings, "cpu").to(device)
-    if arm.checkpointing:
+def measure(settings: ArmSettings, device: torch.device, progress: Progress) -> Time:
+    """Time whole training steps and forward passes of the arm on `device`, with the weights of its encoder."""
+    train, start = settings.train, kind_of(settings).prefix(settings).blocks
+    model = new_model(settings, "cpu").to(device)
+    if model.activation_checkpointing:
         give_memory_back()
-    optimiser = optimiser_of(arm, own)
+    optimiser = optimiser_of(model, train)
 
     def step(cases: int) -> float:
-        batch = batch_of(settings, start, cases, device)
+        batch = noise_batch(settings, start, cases, device)
         return _seconds(
-            device, lambda: (optimiser.zero_grad(), add_gradients(arm, batch, own, device), optimiser.step())
+            device, lambda: (optimiser.zero_grad(), add_gradients(model, batch, train, device), optimiser.step())
         )
 
     step(1)  # warms up
-    one, cases, steps = step(1), own.batch_size, STEPS
-    if one * cases > SECONDS:  # too slow to measure a whole batch
+    one, cases, steps = step(1), train.batch_size, MEASURED_STEPS
+    if one * cases > MEASURED_SECONDS:  # too slow to measure a whole batch
         cases, steps, seconds = 1, 1, [one]
     else:
-        steps = min(STEPS, max(1, int(SECONDS / (one * cases))))
+        steps = min(MEASURED_STEPS, max(1, int(MEASURED_SECONDS / (one * cases))))
         seconds = [step(cases) for _ in progress(range(steps))]
-    images = batch_of(settings, 0, 1, device)["images"]
-    arm.eval()
+    images = noise_batch(settings, 0, 1, device)["images"]
+    model.eval()
     with torch.no_grad(), autocast(device, settings.encoder.precision):
-        prefix = _seconds(device, lambda: encoder.run_prefix(arm.neck.trunk, images, start)) if start else 0.0
-        case = _seconds(device, lambda: arm(None, torch.zeros(1, 2, device=device), images))
-    measured = f"{steps} steps of {cases} cases"
-    return Time(sorted(seconds)[len(seconds) // 2] * own.batch_size / cases, prefix, case, measured)
+        prefix = _seconds(device, lambda: encoder.run_prefix(model.neck.trunk, images, start)) if start else 0.0
+        case = _seconds(device, lambda: model(None, torch.zeros(1, 2, device=device), images))
+    median = sorted(seconds)[len(seconds) // 2]
+    return Time(median * train.batch_size / cases, prefix, case, f"{steps} steps of {cases} cases")
 
 
 def _seconds(device: torch.device, call: Callable[[], object]) -> float:
@@ -179,43 +200,56 @@ def _seconds(device: torch.device, call: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def forecast(name: ArmName, settings: Settings, device: torch.device, process: int, progress: Callable) -> Forecast:
-    """What the arm will take here. `process`: bytes that a process takes before any tensor."""
-    cases, memory = counts(settings), memory_of(device)
-    need, kept = needed(tensors(name, settings), device, process), disk_bytes(name, settings, cases)
+def forecast(
+    settings: ArmSettings, cases: dict[str, int], device: torch.device, process_bytes: int, progress: Progress
+) -> Forecast:
+    """What the arm takes on `device`.
+
+    Args:
+        settings: of the arm.
+        cases: number of cases per split, as `counts` has them.
+        device: where it would run.
+        process_bytes: as in `needed`.
+        progress: wraps the measured steps.
+    """
+    memory, kept = memory_of(device), disk_bytes(settings, cases)
+    need = needed(tensor_bytes(settings), device, process_bytes)
     if need > memory:
         return Forecast(need, memory, kept, None, 0.0)
-    took = measure(name, settings, device, progress)
-    return Forecast(need, memory, kept, took, total_seconds(name, settings, cases, took))
+    took = measure(settings, device, progress)
+    return Forecast(need, memory, kept, took, total_seconds(settings, cases, took))
 
 
 def memory_of(device: torch.device) -> int:
-    """Bytes that the device has, in use or not."""
+    """Bytes of memory of the device, in use or not."""
     if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory
-    return psutil.virtual_memory().total
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return int(psutil.virtual_memory().total)
 
 
-def advice(name: ArmName, settings: Settings, device: torch.device, process: int, memory: int) -> str:
-    """The mildest settings with which the arm fits, as `-S` takes them."""
-    for told, changed in options(name, settings):
-        if needed(tensors(name, changed), device, process) <= memory:
-            return " ".join(f"-S {key}={value}" for key, value in told.items())
+def advice(settings: ArmSettings, device: torch.device, process_bytes: int, memory: int) -> str:
+    """The quickest settings with which the arm fits into `memory` bytes, as `-S` takes them.
+
+    `++` sets a key whether it is in the arm's section of params.yaml or not.
+    """
+    for changes, changed in options(settings):
+        if needed(tensor_bytes(changed), device, process_bytes) <= memory:
+            return " ".join(f"-S ++{key}={value}" for key, value in changes.items())
     return "a smaller encoder.resolution"
 
 
-def total_seconds(name: ArmName, settings: Settings, cases: dict[str, int], took: Time) -> float:
-    """Of the whole arm: prefix once per case, then per seed all epochs with validation, and the test cases."""
-    own = settings.train_for(name)
-    steps = -(-cases["train"] // own.batch_size)
+def total_seconds(settings: ArmSettings, cases: dict[str, int], took: Time) -> float:
+    """Of the whole arm: the prefix once per kept case, then per seed all epochs with validation, and the test cases."""
+    train = settings.train
+    steps = -(-cases["train"] // train.batch_size)
     suffix = max(0.0, took.case - took.prefix)
-    training = own.epochs * (steps * took.step + cases["val"] * suffix)
-    encoded = sum(kept_cases(settings, (cases["train"], cases["val"])).values())
-    return encoded * took.prefix + len(own.seeds) * (training + cases["test"] * took.case)
+    training = train.epochs * (steps * took.step + cases["val"] * suffix)
+    encoded = sum(cases_kept(settings.encode, cases["train"], cases["val"]).values())
+    return encoded * took.prefix + len(train.seeds) * (training + cases["test"] * took.case)
 
 
-def disk_bytes(name: ArmName, settings: Settings, cases: dict[str, int]) -> int:
-    """Of what is kept of every train and val case."""
-    level = settings.encode.level if name == "frozen" else "trunk"
-    kept = sum(kept_cases(settings, (cases["train"], cases["val"])).values()) if start_of(name, settings) else 0
-    return kept * bytes_per_case(settings, level)
+def disk_bytes(settings: ArmSettings, cases: dict[str, int]) -> int:
+    """Size of the cached features of all train and val cases."""
+    prefix = kind_of(settings).prefix(settings)
+    kept = sum(cases_kept(settings.encode, cases["train"], cases["val"]).values()) if prefix.blocks else 0
+    return kept * bytes_per_case(settings, prefix.output)

@@ -1,0 +1,118 @@
+"""`nightshift plan`: what every arm takes on this machine, and whether it fits, before anything starts."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from nightshift.commands.options import add_changes
+from nightshift.console.errors import UserError
+
+if TYPE_CHECKING:
+    from nightshift.config.params import Settings
+
+HELP = "memory, disk and hours of every arm on this machine, before anything starts"
+EXAMPLE = """nightshift plan
+nightshift plan -S use.encoder=sam3 -S encoder.precision=bf16"""
+CARDS, SIDES = (8, 12, 24, 80), (504, 672, 1008)  # GB, pixels
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add -S and --cards."""
+    add_changes(parser)
+    sizes = ", ".join(map(str, CARDS[:-1])) + f" and {CARDS[-1]} GB"
+    parser.add_argument("--cards", action="store_true", help=f"print settings for full-size SAM 3 on GPUs of {sizes}")
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Print the plan, or with --cards a table. Raises UserError as `plan` and `params.read` do."""
+    from nightshift.config import params
+
+    if arguments.cards:
+        cards(arguments.changes)
+    else:
+        plan(params.read(arguments.changes))
+
+
+def plan(settings: Settings) -> None:
+    """Print what each arm takes. Raises UserError, with what to set instead, where one does not fit."""
+    import shutil
+    from pathlib import Path
+
+    import psutil
+
+    from nightshift.backbone.encoder import count_parameters
+    from nightshift.commands import planning
+    from nightshift.console.progress import bar, gigabytes, hours, say
+    from nightshift.engine.device import device as configured_device
+    from nightshift.engine.device import seed_everything
+    from nightshift.model.kinds import kind_of
+
+    seed_everything(0)
+    device, process_bytes = configured_device(), psutil.Process().memory_info().rss
+    free = shutil.disk_usage(Path.cwd()).free
+    cases = planning.counts(settings.data)
+    grid, depth = settings.grid, settings.preset.depth
+    tokens = f"{grid} x {grid} = {grid**2} tokens per case"
+    say(f"{settings.use.encoder} at {settings.resolution} px: {tokens}, {settings.encoder.precision}")
+    say(f"{settings.use.data}: " + ", ".join(f"{n} {name}" for name, n in cases.items()) + f" cases; on {device}")
+    problems, kept = [], 0
+    for name in settings.arms:
+        arm = settings.arm(name)
+        blocks = kind_of(arm).prefix(arm).blocks
+        trained = count_parameters(planning.new_model(arm, "meta"))
+        forecast = planning.forecast(arm, cases, device, process_bytes, bar(f"  {name}", "step"))
+        say(f"\n{name}: {blocks} of {depth} blocks once per case, {trained:,} parameters trained")
+        say(f"  peak memory   {gigabytes(forecast.need)} of {gigabytes(forecast.memory)}")
+        say(f"  cache on disk {gigabytes(forecast.kept)} of {gigabytes(free)} free")
+        if forecast.took:
+            measured = f"from {forecast.took.measured}, {forecast.took.step:.2f} s per batch"
+            say(f"  time          {hours(forecast.seconds)}, {measured}")
+        else:
+            problems.append(
+                f"the {name} arm needs {gigabytes(forecast.need)} of memory and there are "
+                f"{gigabytes(forecast.memory)}; try {planning.advice(arm, device, process_bytes, forecast.memory)}"
+            )
+        kept += forecast.kept
+    if kept > free:
+        problems.append(
+            f"the caches need {gigabytes(kept)} of disk and {gigabytes(free)} are free; free some, or lower "
+            "encoder.resolution"
+        )
+    if problems:
+        raise UserError("it does not fit: " + "; ".join(problems))
+    print("\nit fits")
+
+
+def cards(changes: Sequence[str]) -> None:
+    """Print for each arm, size of frame and GPU the quickest settings with which full-size SAM 3 fits, in bfloat16."""
+    import torch
+
+    from nightshift.commands import planning
+    from nightshift.config import params
+    from nightshift.console.progress import bar, gigabytes
+
+    full = [*changes, "use.encoder=sam3", "encoder.precision=bf16"]
+    by_side = {side: params.read([*full, f"encoder.resolution={side}"]) for side in SIDES}
+    for name in by_side[SIDES[0]].arms:
+        print(f"\n{name}, batches of {by_side[SIDES[0]].arm(name).train.batch_size} cases\n")
+        print("| Frame | " + " | ".join(f"{size} GB" for size in CARDS) + " |")
+        print("|---" * (1 + len(CARDS)) + "|")
+        for side, settings in by_side.items():
+            options = list(planning.options(settings.arm(name)))
+            needs = [
+                planning.needed(planning.tensor_bytes(changed), torch.device("cuda"), 0)
+                for _, changed in bar(f"{name} at {side} px", "set")(options)
+            ]
+            cells = []
+            for size in CARDS:
+                pairs = zip(options, needs, strict=True)
+                fitting = ((keys, need) for (keys, _), need in pairs if need <= size * 10**9)
+                keys, need = next(fitting, (None, 0))
+                if keys is None:
+                    cells.append("does not fit")
+                else:
+                    text = ", ".join(f"`{key}={value}`" for key, value in keys.items()) or "as it is"
+                    cells.append(f"{text} ({gigabytes(need)})")
+            print(f"| {side} px | " + " | ".join(cells) + " |")
