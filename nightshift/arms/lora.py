@@ -88,7 +88,7 @@ def add_adapters(trunk: ViT, lora: Lora) -> PeftModel:
     """Put new adapters into `trunk`, in place; only they require gradients. The PeftModel saves and loads them."""
     config = LoraConfig(
         r=lora.rank,
-        lora_alpha=lora.alpha,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # peft takes fractions, too
         lora_dropout=lora.dropout,
         target_modules=list(lora.targets),
         layers_to_transform=lora.adapted_blocks(len(trunk.blocks)),
@@ -103,7 +103,7 @@ def save_adapters(adapted: PeftModel, folder: Path) -> None:
 
     peft writes the targets in the order of a set, which is another one in every process: here they are sorted.
     """
-    adapted.save_pretrained(folder)
+    adapted.save_pretrained(str(folder))
     config = read_json(folder / "adapter_config.json")
     write_json(folder / "adapter_config.json", config | {"target_modules": sorted(config["target_modules"])})
     (folder / "README.md").unlink(missing_ok=True)

@@ -53,37 +53,37 @@ def millimetres(mask: np.ndarray, truth: np.ndarray, spacing: tuple[float, float
         return dict.fromkeys(MILLIMETRES, worst if mask.any() or truth.any() else 0.0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        values = _distances(_pair(mask, truth), list(spacing))
+        values = _distances(_tensor(mask), _tensor(truth), list(spacing))
     return {f"{name}_mm": round(value, 6) for name, value in values.items()}
 
 
-def _pair(mask: np.ndarray, truth: np.ndarray) -> list[Tensor]:
-    """(1, 1, H, W) each."""
+def _tensor(mask: np.ndarray) -> Tensor:
+    """(1, 1, H, W), float32, as MONAI takes masks."""
     import torch  # seconds to import, like MONAI: not before something is measured
 
-    return [torch.from_numpy(m)[None, None].float() for m in (mask, truth)]
+    return torch.from_numpy(mask)[None, None].float()
 
 
-def _distances(pair: list[Tensor], spacing: list[float] | None = None) -> dict[str, float]:
+def _distances(mask: Tensor, truth: Tensor, spacing: list[float] | None = None) -> dict[str, float]:
     """DISTANCES in pixels, or in the unit of `spacing` per row and column."""
     from monai import metrics
 
-    with_spacing = {"include_background": True, "spacing": spacing}
-    return {
-        "hd95": float(metrics.compute_hausdorff_distance(*pair, percentile=95, **with_spacing)),
-        "asd": float(metrics.compute_average_surface_distance(*pair, symmetric=True, **with_spacing)),
-    }
+    hausdorff = metrics.compute_hausdorff_distance(mask, truth, include_background=True, percentile=95, spacing=spacing)
+    surface = metrics.compute_average_surface_distance(
+        mask, truth, include_background=True, symmetric=True, spacing=spacing
+    )
+    return {"hd95": float(hausdorff), "asd": float(surface)}
 
 
 def _of_monai(mask: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     from monai import metrics
 
-    pair = _pair(mask, truth)
-    confusion = metrics.get_confusion_matrix(*pair)
+    found, true = _tensor(mask), _tensor(truth)
+    confusion = metrics.get_confusion_matrix(found, true)
     values = {
-        "dice": metrics.compute_dice(*pair),
-        "iou": metrics.compute_iou(*pair),
+        "dice": metrics.compute_dice(found, true),
+        "iou": metrics.compute_iou(found, true),
         "precision": metrics.compute_confusion_matrix_metric("precision", confusion),
         "recall": metrics.compute_confusion_matrix_metric("sensitivity", confusion),
     }
-    return {name: float(value) for name, value in values.items()} | _distances(pair)
+    return {name: float(value) for name, value in values.items()} | _distances(found, true)

@@ -37,9 +37,7 @@ def read_card(folder: Path) -> Card:
     file = folder / NAME
     if not file.is_file():
         models = sorted(path.parent.as_posix() for path in folder.glob(f"*/{NAME}"))
-        hint = (
-            f"it has {', '.join(models)}" if models else "expected a trained model, as models/lora/seed-0"
-        )
+        hint = f"it has {', '.join(models)}" if models else "expected a trained model, as models/lora/seed-0"
         raise UserError(f"{folder}: no {NAME} in it; {hint}")
     card: Card = Card.read(file)
     return card

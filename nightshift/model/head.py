@@ -61,6 +61,7 @@ class SegmentationHead(nn.Module):
         self.film = FiLM(width) if view.mode == "film" else None
         self.body = nn.Sequential(_convolution(width, width), _convolution(width, width, dilation=4))
         self.out = nn.Conv2d(width, 4, 3, padding=1)
+        assert self.out.bias is not None
         nn.init.constant_(self.out.bias, math.log(0.05 / 0.95))  # vessels cover about one pixel in twenty
 
     def forward(self, levels: list[Tensor], angles: Tensor | None, images: Tensor | None) -> Tensor:

@@ -48,6 +48,7 @@ class SegmentationModel(nn.Module):
         """The trunk's output (B, D, g, g) from kept `tokens` or, where they are None, from `images`."""
         with self._autocast():
             if tokens is None:
+                assert images is not None  # one of the two is given
                 with torch.no_grad():
                     tokens = encoder.run_prefix(self.neck.trunk, images, self.start)
             return encoder.run_suffix(self.neck.trunk, tokens, self.start, self.activation_checkpointing)

@@ -125,9 +125,10 @@ class TrainingState:
             batch = default_collate([cases[i] for i in share])
             loss = add_gradients(self.model, batch, self.settings, self.device, len(indices), self.scaler.scale).item()
         summed = torch.tensor([loss, *asked()], device=self.device)
-        for p in self.parameters.values():
-            p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-        distributed.add_up([summed, *(p.grad for p in self.parameters.values())])
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters.values()]
+        for p, gradient in zip(self.parameters.values(), gradients, strict=True):
+            p.grad = gradient
+        distributed.add_up([summed, *gradients])
         self.scaler.unscale_(self.optimiser)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.clip_norm)
         overflow = self.scaler.is_enabled() and self.scaler.get_scale() >= 1  # float16: it skips the step, scales less

@@ -210,8 +210,16 @@ def _save(
     """The model and its card -> models/NAME/seed-N."""
     out.mkdir()
     kind_of(settings).save(model.cpu(), out)
-    chosen = {"epoch": trained.epoch, "threshold": trained.threshold, "val_dice": round(trained.val_dice, 6)}
-    card.Card(seed=seed, **chosen, **(shared | {"settings": settings})).write(out / card.NAME)
+    card.Card(
+        seed=seed,
+        epoch=trained.epoch,
+        threshold=trained.threshold,
+        val_dice=round(trained.val_dice, 6),
+        data_hash=shared["data_hash"],
+        weights=shared["weights"],
+        cases=shared["cases"],
+        settings=settings,
+    ).write(out / card.NAME)
     say(f"{settings.name}, seed {seed}: epoch {trained.epoch}, validation Dice {trained.val_dice:.3f}")
 
 
