@@ -32,6 +32,8 @@ Floats = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 INK = styles.INK[0]
 CURVES = {"train_loss": "Training loss (BCE + 1 - Dice)", "val_dice": "Validation Dice (0 to 1)"}
 SVG = "http://www.w3.org/2000/svg"
+ET.register_namespace("", SVG)
+ET.register_namespace("xlink", "http://www.w3.org/1999/xlink")
 STYLE: dict[Any, Any] = {
     "font.size": 10,
     "svg.hashsalt": "nightshift",
@@ -64,7 +66,8 @@ def curves(
                 for i, (seed, epoch) in enumerate(chosen[style].items()):
                     line = rows[rows["seed"] == seed].set_index("epoch")[column]
                     name = style.label if i == 0 else None
-                    axes.plot(line.index, line, color=style.colour, label=name, linewidth=1.8)
+                    mark = {"marker": style.marker, "markevery": [-1]} if len(arms) > 2 else {}
+                    axes.plot(line.index, line, color=style.colour, label=name, linewidth=1.8, **mark)
                     if column == "val_dice":
                         axes.plot(epoch, line[epoch], "o", color=style.colour, markerfacecolor="none", markersize=9)
             axes.set_xlabel("Epoch")
@@ -174,11 +177,9 @@ def svg_uri(figure: Figure) -> str:
             if value := element.get(attribute):
                 element.set(attribute, _swapped(value, swaps))
     style = ET.Element(f"{{{SVG}}}style")
-    light, dark = styles.variables(dark=False), styles.variables(dark=True)
+    light, dark = (f"--ink:{styles.INK[dark]};{styles.variables(dark=dark)}" for dark in (False, True))
     style.text = f"svg{{{light}}}@media(prefers-color-scheme:dark){{svg{{{dark}}}}}"
     root.insert(0, style)
-    ET.register_namespace("", SVG)
-    ET.register_namespace("xlink", "http://www.w3.org/1999/xlink")
     return _uri("svg+xml", ET.tostring(root, encoding="unicode").encode())
 
 

@@ -70,7 +70,6 @@ def contents(
         "styles": list(shown.values()),
         "light": styles.variables(dark=False),
         "dark": styles.variables(dark=True),
-        "colours": len(styles.COLOURS),
         "signs": {style.css: style.sign for style in shown.values()},
         "arms": {style.label: arms[name] for name, style in shown.items()},
         "heads": [style.label for style in shown.values()],

@@ -84,6 +84,5 @@ def listed(texts: Iterable[str]) -> str:
 
 
 def variables(dark: bool) -> str:
-    """CSS custom properties of all colours: `--ink:...;--arm-0:...;`."""
-    pairs = {"ink": INK} | {f"arm-{i}": pair for i, pair in enumerate(COLOURS)}
-    return "".join(f"--{name}:{pair[dark]};" for name, pair in pairs.items())
+    """CSS custom properties of the arms' colours: `--arm-0:#0072b2;--arm-1:...;`."""
+    return "".join(f"--arm-{i}:{pair[dark]};" for i, pair in enumerate(COLOURS))

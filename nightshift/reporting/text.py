@@ -108,9 +108,9 @@ def needed_patients(delta: float, needed: int | None, level: float) -> str:
 
 
 def title(names: list[str]) -> str:
-    """What is compared, in a line above the answer."""
+    """What is compared, for the line above the answer."""
     if set(names) == {"frozen", "lora"}:
-        return "A frozen SAM 3 encoder against LoRA on coronary angiograms."
+        return "a frozen SAM 3 encoder against LoRA on coronary angiograms."
     reference, *others = names
     against = f" against {inside(reference)}" if others else ""
-    return f"{listed(map(label, others or [reference]))}{against} on coronary angiograms."
+    return f"{listed(map(inside, others or [reference]))}{against} on coronary angiograms."

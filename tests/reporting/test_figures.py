@@ -4,28 +4,40 @@ import base64
 import xml.etree.ElementTree as ET
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.collections import PathCollection
 from PIL import Image
 
-from nightshift.reporting import figures
-from nightshift.reporting import overlays
 from nightshift.console.errors import UserError
+from nightshift.reporting import figures, figures_cases, overlays, styles
 from nightshift.reporting.load import ArmResults
+from nightshift.reporting.text_tables import AblationRow
 
 EVIL = ("$x^{$", "<script>alert(1)</script>", "--><b>\x07\n", "#d55e00")
+TWO = styles.styles(["frozen", "lora"])
+PAIR = tuple(TWO.values())
+MANY = styles.styles(["frozen", "lora", "unet", "wide_2", "zero-shot"])
+
+
+def ablated(what, arm, delta, interval):
+    return AblationRow(what, arm, 0.5, delta, interval, "p = 0.01", "")
+
+
 ROWS = [
-    {"what": "angles", "arm": "frozen", "delta": -0.01, "interval": [-0.02, 0.01]},
-    {"what": "angles", "arm": "lora", "delta": -0.05, "interval": [-0.08, -0.02]},
-    {"what": "tokens", "arm": "lora", "delta": -0.4, "interval": None},
+    ablated("angles", "frozen", -0.01, [-0.02, 0.01]),
+    ablated("angles", "lora", -0.05, [-0.08, -0.02]),
+    ablated("tokens", "lora", -0.4, None),
 ]
+OF_MANY = [ablated("angles", name, -0.1 * i, [-0.1 * i - 0.02, -0.1 * i + 0.02]) for i, name in enumerate(MANY)]
 
 
 def dice(n, seed=0):
     """Of both arms by case id, the first few ids an attack each."""
     random = np.random.default_rng(seed)
     frozen = dict(zip([*EVIL, *(f"case-{i}" for i in range(n))][:n], random.uniform(0.4, 0.9, n), strict=True))
-    return frozen, {case: value + random.normal(0, 0.05) for case, value in frozen.items()}
+    frozen = pd.Series(frozen)
+    return frozen, frozen + random.normal(0, 0.05, n)
 
 
 def points(axes):
@@ -37,11 +49,19 @@ def svg(figure):
     return base64.b64decode(figures.svg_uri(figure).split(",")[1]).decode()
 
 
+def all_arms():
+    values = {style: (0.5 + 0.01 * i, [0.4, 0.6]) for i, style in enumerate(MANY.values())}
+    against = {style: (0.1, [0.05, 0.15] if style.index != 2 else None) for style in list(MANY.values())[1:]}
+    return figures.all_arms(values, against)
+
+
 DRAWN = {
-    "dumbbells": lambda: figures.dumbbells(*dice(12), "test case"),
-    "dumbbells of many": lambda: figures.dumbbells(*dice(60), "patient"),
-    "by_view": lambda: figures.by_view([(-30, 25), (-30, 25), (40, -20)], np.array([0.1, -0.1, 0.0])),
-    "ablations": lambda: figures.ablations(ROWS),
+    "dumbbells": lambda: figures_cases.dumbbells(PAIR, *dice(12), "test case"),
+    "dumbbells of many": lambda: figures_cases.dumbbells(PAIR, *dice(60), "patient"),
+    "by_view": lambda: figures_cases.by_view(PAIR, [(-30, 25), (-30, 25), (40, -20)], np.array([0.1, -0.1, 0.0])),
+    "ablations": lambda: figures.ablations(ROWS, TWO),
+    "ablations of many": lambda: figures.ablations(OF_MANY, MANY),
+    "all arms": lambda: all_arms(),
 }
 
 
@@ -49,8 +69,8 @@ DRAWN = {
 def test_figures_are_reproducible_and_follow_light_and_dark(draw, tmp_path):
     text = svg(draw())
     assert text == svg(draw()) and ET.fromstring(text) is not None  # noqa: S314, our own
-    drawn = ET.tostring(ET.fromstring(text), encoding="unicode").split("</ns0:style>", 1)[1]  # noqa: S314
-    assert "var(--ink)" in drawn and not any(light in drawn for light, _ in figures.COLOURS.values())
+    drawn = ET.tostring(ET.fromstring(text), encoding="unicode").split("</style>", 1)[1]  # noqa: S314
+    assert "var(--ink)" in drawn and not any(light in drawn for light, _ in (styles.INK, *styles.COLOURS))
     for name in ("one.png", "two.png"):
         figures.write_png(tmp_path / name, draw())
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
@@ -59,10 +79,10 @@ def test_figures_are_reproducible_and_follow_light_and_dark(draw, tmp_path):
 @pytest.mark.parametrize("n", [1, 10, 120, 300])
 def test_dumbbells_have_every_case_of_both_arms_sorted_by_difference(n):
     frozen, lora = dice(n)
-    figure = figures.dumbbells(frozen, lora, "test case")
+    figure = figures_cases.dumbbells(PAIR, frozen, lora, "test case")
     left, right = figure.axes
     at_frozen, at_lora = np.split(points(left), 2)
-    assert sorted(at_frozen[:, 0]) == sorted(frozen.values()) and sorted(at_lora[:, 0]) == sorted(lora.values())
+    assert sorted(at_frozen[:, 0]) == sorted(frozen) and sorted(at_lora[:, 0]) == sorted(lora)
     gain = at_lora[:, 0] - at_frozen[:, 0]
     assert (np.diff(gain) >= 0).all() and (at_frozen[:, 1] == at_lora[:, 1]).all()
     np.testing.assert_allclose([bar.get_width() for bar in right.patches], gain)
@@ -72,12 +92,12 @@ def test_dumbbells_have_every_case_of_both_arms_sorted_by_difference(n):
 
 
 def test_dumbbells_say_who_is_better_how_often_and_name_only_what_can_be_read():
-    frozen = dict(zip("abcd", (0.5, 0.5, 0.5, 0.5), strict=True))
-    figure = figures.dumbbells(frozen, {"a": 0.6, "b": 0.4, "c": 0.7, "d": 0.5}, "patient")
+    frozen = pd.Series(0.5, index=list("abcd"))
+    figure = figures_cases.dumbbells(PAIR, frozen, frozen + np.array([0.1, -0.1, 0.2, 0.0]), "patient")
     texts = [text.get_text() for text in figure.legends[0].get_texts()]
     assert texts == ["Frozen, better for 1 of 4 patients", "LoRA, better for 2 of 4 patients"]
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["b", "d", "a", "c"]
-    many = figures.dumbbells(*dice(figures.NAMED + 1), "test case").axes[0]
+    many = figures_cases.dumbbells(PAIR, *dice(figures_cases.NAMED + 1), "test case").axes[0]
     assert not many.get_yticklabels() and many.get_ylabel() == "41 test cases, sorted by difference"
 
 
@@ -90,7 +110,7 @@ def test_names_are_shortened_in_the_middle_and_printable():
 def test_views_are_drawn_as_cardiologists_do():
     views = [(-30.0, 25.0), (40.0, 20.0), (45.0, -25.0), (-20.0, -35.0), (-25.0, -30.0), (0.0, 0.0)]
     deltas = np.array([0.1, -0.1, 0.2, -0.05, -0.15, 0.3])
-    axes = figures.by_view(views, deltas).axes[0]
+    axes = figures_cases.by_view(PAIR, views, deltas).axes[0]
     assert sorted(map(tuple, points(axes))) == sorted(views)
     left, right = axes.get_xlim()
     assert left < -30 < 0 < 45 < right and axes.get_xlabel().startswith("RAO") and axes.get_xlabel().endswith("LAO")
@@ -107,7 +127,7 @@ def test_views_are_drawn_as_cardiologists_do():
 
 
 def test_blue_is_frozen_better_and_orange_lora_and_zero_is_the_middle():
-    axes, bar = figures.by_view([(10, 10), (20, 20), (30, 10)], np.array([0.2, -0.2, 0.0])).axes
+    axes, bar = figures_cases.by_view(PAIR, [(10, 10), (20, 20), (30, 10)], np.array([0.2, -0.2, 0.0])).axes
     lora, frozen = (c for c in axes.collections if isinstance(c, PathCollection))
     assert lora.norm.vmin == frozen.norm.vmin == -lora.norm.vmax
     (orange,), (blue, grey) = lora.to_rgba(lora.get_array()), frozen.to_rgba(frozen.get_array())
@@ -117,19 +137,19 @@ def test_blue_is_frozen_better_and_orange_lora_and_zero_is_the_middle():
 
 def test_cases_of_one_view_do_not_hide_each_other():
     views = [(-30.0, 25.0)] * 40 + [(60.0, 0.0)]
-    placed = points(figures.by_view(views, np.linspace(-0.1, 0.1, 41)).axes[0])
+    placed = points(figures_cases.by_view(PAIR, views, np.linspace(-0.1, 0.1, 41)).axes[0])
     near = placed[np.hypot(*(placed - (-30, 25)).T) <= 9.1]
     assert len(near) == 40 and len({tuple(p.round(2)) for p in near}) == 40
     assert [60.0, 0.0] in placed.tolist()
 
 
 def test_ablations_are_all_drawn_with_their_intervals():
-    axes = figures.ablations(ROWS).axes[0]
+    axes = figures.ablations(ROWS, TWO).axes[0]
     drawn = [list(map(float, line.get_xdata())) for line in axes.lines]
     assert drawn == [[0, 0], [-0.02, 0.01], [-0.01], [-0.08, -0.02], [-0.05], [-0.4]]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["angles", "tokens"]
     assert axes.get_xlabel() == "Change of Dice, mean over patients (hollow: no interval)"
-    assert figures.ablations(ROWS[:2]).axes[0].get_xlabel() == "Change of Dice, mean over patients"
+    assert figures.ablations(ROWS[:2], TWO).axes[0].get_xlabel() == "Change of Dice, mean over patients"
 
 
 def make_arms(root, frozen, lora, frames=True):
@@ -146,9 +166,9 @@ def make_arms(root, frozen, lora, frames=True):
                 mask[:, column : column + 5] = 255
                 Image.fromarray(mask).save(folder / f"{kind}-{i:05d}.png")
             case = EVIL[i] if i < len(EVIL) else f"case-{i}"
-            who = {"case_id": case, "patient_id": f"P{i}", "primary_angle": "-30", "secondary_angle": "25"}
-            rows += [who | {"seed": float(seed), "dice": value}, who | {"seed": 9.0, "dice": 1 - value}]
-        arms[name] = ArmResults(cases=rows, pictures=folder, seed=seed)
+            who = {"case_id": case, "patient_id": f"P{i}", "primary_angle": -30.0, "secondary_angle": 25.0}
+            rows += [who | {"seed": seed, "dice": value}, who | {"seed": 9, "dice": 1 - value}]
+        arms[name] = ArmResults(cases=pd.DataFrame(rows), pictures=folder, seed=seed)
     return arms
 
 
@@ -158,7 +178,7 @@ LORA = (0.55, 0.50, 0.90, 0.78, 0.40, 0.33)
 
 def test_panels_are_extremes_of_each_arm_and_where_the_arms_differ_most(tmp_path):
     panels = overlays.panels(make_arms(tmp_path, FROZEN, LORA))
-    assert [(panel["rank"], panel["case"]) for panel in panels] == [
+    assert [(panel.rank, panel.case) for panel in panels] == [
         ("Worst of Frozen", "case-5"),
         ("Worst of LoRA", "case-5"),
         ("Median of Frozen", EVIL[0]),
@@ -170,14 +190,14 @@ def test_panels_are_extremes_of_each_arm_and_where_the_arms_differ_most(tmp_path
         ("LoRA loses most", EVIL[1]),
         ("LoRA loses most", EVIL[3]),
     ]
-    assert panels[0]["dice"] == "Dice: Frozen 0.300, LoRA 0.330" and panels[0]["who"] == "patient P5, RAO 30 CRA 25"
-    assert panels[8]["dice"] == "Dice: Frozen 0.600, LoRA 0.500, difference -0.100"
-    assert [[label for label, _ in panel["overlays"]] for panel in panels] == [["Frozen"], ["LoRA"]] * 3 + [
+    assert panels[0].dice == "Dice: Frozen 0.300, LoRA 0.330" and panels[0].who == "patient P5, RAO 30 CRA 25"
+    assert panels[8].dice == "Dice: Frozen 0.600, LoRA 0.500, difference -0.100"
+    assert [[label for label, _ in panel.overlays] for panel in panels] == [["Frozen"], ["LoRA"]] * 3 + [
         ["Frozen", "LoRA"]
     ] * 4
-    assert all(p.size == (600, 450) for panel in panels for p in (panel["frame"], *(o for _, o in panel["overlays"])))
-    assert panels[0]["frame"].getpixel((0, 0)) == 105 and panels[6]["frame"].getpixel((0, 0)) == 102
-    frozen, lora = (np.asarray(picture).astype(int) for _, picture in panels[6]["overlays"])
+    assert all(p.size == (600, 450) for panel in panels for p in (panel.frame, *(o for _, o in panel.overlays)))
+    assert panels[0].frame.getpixel((0, 0)) == 105 and panels[6].frame.getpixel((0, 0)) == 102
+    frozen, lora = (np.asarray(picture).astype(int) for _, picture in panels[6].overlays)
     mixed = {name: 0.45 * 102 + 0.55 * np.array(rgb) for name, rgb in overlays.FILLS.items()}
     column = round(22 * 600 / 32)  # LoRA's alone
     np.testing.assert_allclose(lora[200, column], mixed["false"], atol=1)
@@ -196,8 +216,8 @@ def test_panels_are_extremes_of_each_arm_and_where_the_arms_differ_most(tmp_path
 )
 def test_no_case_is_both_gain_and_loss_and_equal_ones_are_neither(tmp_path, lora, ranks):
     panels = overlays.panels(make_arms(tmp_path, (0.5, 0.6), lora))[6:]
-    assert [panel["rank"] for panel in panels] == ranks
-    assert len({panel["case"] for panel in panels}) == len(panels)
+    assert [panel.rank for panel in panels] == ranks
+    assert len({panel.case for panel in panels}) == len(panels)
 
 
 @pytest.mark.parametrize("name", ["frame-00005", "truth-00005", "prediction-3-00005"])
@@ -210,7 +230,7 @@ def test_a_missing_picture_is_named(tmp_path, name):
 
 def test_masks_alone_are_shown_on_grey(tmp_path):
     panels = overlays.panels(make_arms(tmp_path, FROZEN, LORA, frames=False))
-    assert all((np.asarray(panel["frame"]) == overlays.GREY).all() for panel in panels)
+    assert all((np.asarray(panel.frame) == overlays.GREY).all() for panel in panels)
 
 
 def test_overlay_colours_found_missed_and_false():
@@ -228,7 +248,59 @@ def test_overlay_colours_found_missed_and_false():
 def test_the_figure_of_overlays_shows_every_panel_whatever_cases_are_called(tmp_path, count):
     panels = overlays.panels(make_arms(tmp_path, FROZEN, LORA))[:count]
     figure = overlays.overlays(panels)
-    assert len(figure.axes) == sum(1 + len(panel["overlays"]) for panel in panels)
+    assert len(figure.axes) == sum(1 + len(panel.overlays) for panel in panels)
     figures.write_png(tmp_path / "one.png", figure)
     figures.write_png(tmp_path / "two.png", overlays.overlays(panels))
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
+
+
+def test_more_arms_have_fewer_pictures_each_and_differences_name_both_arms(tmp_path):
+    arms = make_arms(tmp_path, FROZEN, LORA)
+    three = arms | {"wide_2": arms["lora"]}
+    ranks = [panel.rank for panel in overlays.panels(three)]
+    assert len(ranks) == 3 * 3 + 2 * 2
+    assert ranks[9:] == [
+        "LoRA gains most against frozen",
+        "LoRA loses most against frozen",
+        "wide_2 gains most against frozen",
+        "wide_2 loses most against frozen",
+    ]
+    many = arms | {f"wide-{i}": arms["lora"] for i in range(9)}
+    assert len(overlays.panels(many)) == 8 + 7 * 2
+
+
+def test_eight_arms_have_colours_and_marks_of_their_own_and_the_reference_the_first():
+    shown = list(styles.styles(["unet", *(f"arm{i}" for i in range(19))]).values())
+    assert (shown[0].colour, shown[0].marker, shown[0].label) == ("#0072b2", "s", "U-Net")
+    assert (shown[1].colour, shown[1].marker) == ("#d55e00", "o")
+    for values in ([s.colour for s in shown[:8]], [s.marker for s in shown[:8]], [(s.index, s.marker) for s in shown]):
+        assert len(set(values)) == len(values)
+
+
+@pytest.mark.parametrize("page, which", [((255, 255, 255), 0), ((27, 31, 35), 1)])
+def test_colours_of_arms_show_on_their_page(page, which):
+    def luminance(rgb):
+        linear = [c / 255 / 12.92 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in rgb]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    for pair in styles.COLOURS:
+        own = luminance(bytes.fromhex(pair[which][1:]))
+        low, high = sorted((own, luminance(page)))
+        assert (high + 0.05) / (low + 0.05) > 2.2, pair
+
+
+def test_every_arm_is_in_the_picture_of_all_arms_in_its_order():
+    left, right = all_arms().axes
+    assert [text.get_text() for text in left.get_yticklabels()] == ["Frozen", "LoRA", "U-Net", "wide_2", "zero-shot"]
+    marks = [line.get_marker() for line in left.lines if line.get_marker() != "|"]
+    assert marks == ["s", "o", "^", "D", "v"] and right.get_xlabel() == "Difference from frozen"
+    assert len([line for line in right.lines if line.get_marker() == "|"]) == 3  # one has no interval
+
+
+def test_colours_are_swapped_in_attributes_alone():
+    assert figures._swapped("fill: #0072b2; stroke: none", {"#0072b2": "var(--arm-0)"}) == (
+        "fill: var(--arm-0); stroke: none"
+    )
+    assert (
+        figures._swapped("#0072b2", {"#0072b2": "X"}) == "X" and figures._swapped("#0072b2ff", {"#0072b2": "X"}) != "X"
+    )

@@ -1,21 +1,25 @@
-"""The verdict on planted truths, the sign-flip test against scipy's, its interval, patients as units, and what else
+"""The verdict on planted truths, the sign-flip test against scipy's, its interval, patients as units, and the rest.
 
-is computed beside it: Holm's correction, patients needed, what an ablation costs.
+The rest: Holm's correction, patients needed, what an ablation costs.
 """
 
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.stats import permutation_test, ttest_1samp
 
 from nightshift.console.errors import UserError
-from nightshift.evaluation.measures import DISTANCES, MEASURES, all_metrics
+from nightshift.evaluation.measures import DISTANCES, MEASURES, all_measures
 from nightshift.reporting.significance import (
+    AblationEffect,
+    Difference,
+    ablation_effect,
+    check_same_cases,
     compare,
     fewest_units,
     holm,
-    loss,
     mean_interval,
     patients_needed,
     per_unit,
@@ -33,7 +37,15 @@ def row(case, dice, seed=0, patient=""):
     return {"seed": seed, "case_id": case, "patient_id": patient, "dice": dice}
 
 
-def predicted(right: np.ndarray) -> list[dict]:
+def told(found: Difference, level: float = 0.05) -> str:
+    return verdict(found.delta, found.p, level)
+
+
+def frame(rows) -> pd.DataFrame:
+    return pd.DataFrame(rows)
+
+
+def predicted(right: np.ndarray) -> pd.DataFrame:
     """Rows of an arm that marks 100 pixels per case, right[patient] + 1 of them true with seed 0, - 1 with seed 1.
 
     Both masks have 100 pixels, so Dice is the share of true ones.
@@ -46,60 +58,63 @@ def predicted(right: np.ndarray) -> list[dict]:
                 truth[5:10] = True
                 mask.ravel()[200 - right[patient] - luck :][:100] = True
                 who = {"seed": seed, "case_id": f"{patient}-{case}", "patient_id": f"P{patient}"}
-                rows.append(who | all_metrics(mask, truth))
-    return rows
+                rows.append(who | all_measures(mask, truth))
+    return frame(rows)
 
 
 @pytest.mark.parametrize(
     ("more", "delta", "answer"),
     [
-        pytest.param(8 + OFFSETS, 0.08, "lora", id="better"),
+        pytest.param(8 + OFFSETS, 0.08, "better", id="better"),
         pytest.param(OFFSETS, 0, "undecided", id="equal"),
-        pytest.param(OFFSETS - 8, -0.08, "frozen", id="worse"),
+        pytest.param(OFFSETS - 8, -0.08, "worse", id="worse"),
         pytest.param(36 * (np.arange(12) == 7), 0.03, "undecided", id="better in one patient"),
     ],
 )
 def test_a_planted_truth_is_found(more, delta, answer):
     frozen, lora = predicted(np.full(12, 60)), predicted(60 + more)
-    of_cases = np.mean([b["dice"] - a["dice"] for a, b in zip(frozen, lora, strict=True)])
-    assert abs(of_cases - delta) > 0.009  # who averages over cases, not patients, does not find it
+    assert abs((lora["dice"] - frozen["dice"]).mean() - delta) > 0.009  # a mean over cases, not patients, is another
     found = {name: compare(frozen, lora, name) for name in MEASURES}
-    assert (found["dice"]["frozen"], found["dice"]["delta"]) == pytest.approx((0.6, delta), abs=1e-6)
-    assert verdict(found["dice"]) == answer
-    low, high = found["dice"]["interval"]
-    assert low <= delta <= high and (low > 0, high < 0) == (answer == "lora", answer == "frozen")
+    dice = found["dice"]
+    assert (dice.reference, dice.delta) == pytest.approx((0.6, delta), abs=1e-6)
+    assert told(dice) == answer
+    low, high = dice.interval
+    assert low <= delta <= high and (low > 0, high < 0) == (answer == "better", answer == "worse")
     for name in set(MEASURES) - {"cldice"} if answer != "undecided" else ():
-        assert (found[name]["delta"] > 0) == ((answer == "lora") != (name in DISTANCES))
+        assert (found[name].delta > 0) == ((answer == "better") != (name in DISTANCES))
 
 
 def test_no_difference_is_called_one_in_5_of_100_comparisons():
     """10,000 of arms that differ by chance alone, in patients and in cases: exact 4.98 %, and 3 standard errors."""
     random, who = np.random.default_rng(0), np.repeat(np.arange(12), COUNTS)
-    frozen = [row(str(i), 0.0, seed, f"P{p}") for seed in (0, 1) for i, p in enumerate(who)]
-    lora = [dict(one) for one in frozen]
+    frozen = frame([row(str(i), 0.0, seed, f"P{p}") for seed in (0, 1) for i, p in enumerate(who)])
+    of_patients = np.stack(
+        [np.tile(who == p, 2) / (2 * (who == p).sum()) for p in range(12)]
+    )  # (12, rows): their means
     false = 0
-    for _ in range(10_000):
+    for i in range(10_000):
         base = random.uniform(0.5, 0.9, len(frozen))
         change = np.tile(random.normal(0, 0.03, 12)[who], 2) + random.laplace(0, 0.03, len(frozen))
-        for rows, values in ((frozen, base), (lora, base + change)):
-            for one, value in zip(rows, values, strict=True):
-                one["dice"] = value
-        found = compare(frozen, lora, "dice")
-        decided = verdict(found) != "undecided"
+        found = sign_flip_test(of_patients @ change)
+        if i < 200:  # of frames, which take 20 times as long
+            compared = compare(frozen.assign(dice=base), frozen.assign(dice=base + change), "dice")
+            assert (compared.p, compared.delta) == (round(found.p, 6), pytest.approx(found.delta, abs=1e-6))
+            assert (told(compared) != "undecided") == (found.p < 0.05)
+        decided = verdict(found.delta, found.p) != "undecided"
         false += decided
-        assert decided != (found["interval"][0] <= 0 <= found["interval"][1])
+        assert decided != (found.interval[0] <= 0 <= found.interval[1])
     assert 0.043 < false / 10_000 <= 0.057
 
 
 def test_every_seed_enters_the_verdict():
-    frozen = [row(f"c{i}", 0.5, seed) for seed in (0, 1) for i in range(8)]
-    lora = [one | {"dice": 0.5 + (0.1 + 0.01 * i if one["seed"] == 0 else -0.1)} for i, one in enumerate(frozen)]
+    frozen = frame([row(f"c{i}", 0.5, seed) for seed in (0, 1) for i in range(8)])
+    gain = np.concatenate([0.1 + 0.01 * np.arange(8), np.full(8, -0.1)])
+    lora = frozen.assign(dice=0.5 + gain)
     first = compare(frozen[:8], lora[:8], "dice")
-    assert verdict(first) == "lora"
-    both = compare(frozen, lora, "dice")
-    assert both["delta"] == pytest.approx((first["delta"] - 0.1) / 2, abs=1e-6)
-    lora[8:] = [one | {"dice": 1 - one["dice"]} for one in lora[:8]]  # the other seed says the opposite
-    assert verdict(compare(frozen, [one | {"seed": i // 8} for i, one in enumerate(lora)], "dice")) == "undecided"
+    assert told(first) == "better"
+    assert compare(frozen, lora, "dice").delta == pytest.approx((first.delta - 0.1) / 2, abs=1e-6)
+    opposite = frozen.assign(dice=0.5 + np.concatenate([gain[:8], -gain[:8]]))  # the other seed says the opposite
+    assert told(compare(frozen, opposite, "dice")) == "undecided"
 
 
 def samples(count, rounded=False):
@@ -137,12 +152,12 @@ def test_p_is_below_the_level_exactly_when_the_interval_excludes_zero(rounded, l
 
 
 def test_an_interval_that_excludes_zero_still_does_when_rounded():
-    one, other = [row(f"c{i}", 0.0) for i in range(6)], [row(f"c{i}", 0.1) for i in range(6)]
-    other[0]["dice"] = 3e-7
-    assert compare(one, other, "dice")["interval"][0] == 1e-6
-    assert compare(other, one, "dice")["interval"][1] == -1e-6
-    other[0]["dice"] = 0.0
-    assert compare(one, other, "dice")["interval"][0] == 0
+    one, other = frame([row(f"c{i}", 0.0) for i in range(6)]), frame([row(f"c{i}", 0.1) for i in range(6)])
+    other.loc[0, "dice"] = 3e-7
+    assert compare(one, other, "dice").interval[0] == 1e-6
+    assert compare(other, one, "dice").interval[1] == -1e-6
+    other.loc[0, "dice"] = 0.0
+    assert compare(one, other, "dice").interval[0] == 0
 
 
 @pytest.mark.parametrize("n", [6, 7, 11, 14, 15, 40])
@@ -172,10 +187,10 @@ def test_too_few_units_have_no_interval(n, level):
 
 
 def test_equal_arms_are_undecided():
-    rows = [row(f"c{i}", 0.1 * i) for i in range(9)]
+    rows = frame([row(f"c{i}", 0.1 * i) for i in range(9)])
     result = compare(rows, rows, "dice")
-    assert result["delta"] == 0 and result["ci95"] == result["interval"] == [0, 0] and result["p"] == 1
-    assert verdict(result) == "undecided"
+    assert result.delta == 0 and result.ci95 == result.interval == [0, 0] and result.p == 1
+    assert told(result) == "undecided"
 
 
 def test_a_patient_is_a_unit_and_seeds_are_averaged_first():
@@ -186,25 +201,26 @@ def test_a_patient_is_a_unit_and_seeds_are_averaged_first():
         row("a", 0.4, 1, "P"),
         row("b", 0.8, 1, "P"),
     ]
-    rows.append(row("c", 0.7, 1))
-    np.testing.assert_allclose(per_unit(rows, "dice"), [0.5, 0.8])
-    assert size(rows) == {"cases": 3, "patients": 2}
-    assert units(rows) == "1 patient and 1 case"
+    cases = frame([*rows, row("c", 0.7, 1)])
+    found = per_unit(cases, "dice")
+    np.testing.assert_allclose(found, [0.5, 0.8])
+    assert list(found.index) == ["patient P", "case c"]
+    assert size(cases) == (3, 2)
+    assert units(cases) == "1 patient and 1 case"
 
 
 def test_many_cases_of_few_patients_decide_nothing():
-    frozen = [row(f"{p}{i}", 0.5, patient=p) for p in "PQR" for i in range(20)]
-    lora = [r | {"dice": 0.9} for r in frozen]
-    result = compare(frozen, lora, "dice")
-    assert result == {"frozen": 0.5, "lora": 0.9, "delta": 0.4, "ci95": None, "interval": None, "p": 0.25}
-    assert verdict(result) == "undecided"
+    frozen = frame([row(f"{p}{i}", 0.5, patient=p) for p in "PQR" for i in range(20)])
+    result = compare(frozen, frozen.assign(dice=0.9), "dice")
+    assert result == Difference(reference=0.5, other=0.9, delta=0.4, ci95=None, interval=None, p=0.25)
+    assert told(result) == "undecided"
 
 
-def test_the_verdict_names_the_better_arm():
-    low = [row(f"c{i}", 0.5 + 0.01 * i) for i in range(10)]
-    high = [r | {"dice": r["dice"] + 0.1 + 0.001 * i} for i, r in enumerate(low)]
-    assert verdict(compare(low, high, "dice")) == "lora"
-    assert verdict(compare(high, low, "dice")) == "frozen"
+def test_the_verdict_says_better_or_worse():
+    low = frame([row(f"c{i}", 0.5 + 0.01 * i) for i in range(10)])
+    high = low.assign(dice=low["dice"] + 0.1 + 0.001 * np.arange(10))
+    assert told(compare(low, high, "dice")) == "better"
+    assert told(compare(high, low, "dice")) == "worse"
 
 
 @pytest.mark.parametrize(
@@ -217,17 +233,20 @@ def test_the_verdict_names_the_better_arm():
     ],
 )
 def test_arms_with_different_cases_cannot_be_compared(other):
-    with pytest.raises(UserError, match=r"evaluation/lora/cases.csv: seed .* has other test cases"):
-        compare([row("a", 0.1), row("b", 0.1)], other, "dice")
+    same = frame([row("a", 0.1), row("b", 0.1)])
+    check_same_cases({"frozen": same, "wide": same})
+    message = r"evaluation/wide/cases.csv: seed .* has other test cases than the frozen .*dvc repro -f evaluate@wide"
+    with pytest.raises(UserError, match=message):
+        check_same_cases({"frozen": same, "lora": same, "wide": frame(other)})
 
 
 def test_the_interval_belongs_to_the_level_and_ci95_to_5_percent():
-    low = [row(f"c{i}", 0.5) for i in range(10)]
-    high = [r | {"dice": r["dice"] + d} for r, d in zip(low, np.linspace(-0.02, 0.1, 10), strict=True)]
+    low = frame([row(f"c{i}", 0.5) for i in range(10)])
+    high = low.assign(dice=low["dice"] + np.linspace(-0.02, 0.1, 10))
     usual, strict = compare(low, high, "dice"), compare(low, high, "dice", 0.01)
-    assert usual["ci95"] == usual["interval"] == strict["ci95"]
-    assert strict["interval"][0] < 0 < strict["ci95"][0] and 0.01 <= strict["p"] < 0.05
-    assert (verdict(usual), verdict(strict, 0.01)) == ("lora", "undecided")
+    assert usual.ci95 == usual.interval == strict.ci95
+    assert strict.interval[0] < 0 < strict.ci95[0] and 0.01 <= strict.p < 0.05
+    assert (told(usual), told(strict, 0.01)) == ("better", "undecided")
 
 
 def test_holm_is_as_defined():
@@ -266,18 +285,18 @@ def test_the_interval_of_a_mean_is_scipys():
     assert mean_interval(values[:1]) is None
 
 
-def test_the_loss_by_an_ablation_counts_only_the_cases_that_had_it():
-    whole = [row(f"c{i}", 0.8, seed, f"P{i // 2}") for seed in (0, 1) for i in range(14)]
-    ablated = [one | {"dice": 0.7 if one["seed"] else 0.6} for one in whole if one["case_id"] not in ("c0", "c5")]
-    whole[0]["dice"] = 0.0  # of a case that the ablation was not made for
-    found = loss(whole, ablated)
-    assert found == {"dice": 0.65, "delta": -0.15, "p": 2 / 2**7, "interval": [-0.15, -0.15], "changed": 12}
-    assert loss(whole, ablated, 0.01)["interval"] is None
-    assert loss(whole, whole) == {"dice": 0.771429, "delta": 0, "p": 1, "interval": [0, 0], "changed": 0}
-    assert loss(whole, []) is None
+def test_an_ablation_counts_only_the_cases_that_had_it():
+    whole = frame([row(f"c{i}", 0.8, seed, f"P{i // 2}") for seed in (0, 1) for i in range(14)])
+    ablated = whole[~whole["case_id"].isin(["c0", "c5"])].assign(dice=lambda rows: np.where(rows["seed"], 0.7, 0.6))
+    whole.loc[0, "dice"] = 0.0  # of a case that the ablation was not made for
+    expected = AblationEffect(dice=0.65, delta=-0.15, interval=[-0.15, -0.15], p=2 / 2**7, changed=12)
+    assert ablation_effect(whole, ablated) == expected
+    assert ablation_effect(whole, ablated, 0.01).interval is None
+    assert ablation_effect(whole, whole) == AblationEffect(dice=0.771429, delta=0, interval=[0, 0], p=1, changed=0)
+    assert ablation_effect(whole, whole[:0]) is None
 
 
 def test_an_ablation_that_helps_as_much_as_it_harms_changes_something():
-    whole = [row(f"c{i}", 0.5) for i in range(8)]
-    ablated = [one | {"dice": 0.5 + 0.25 * (-1) ** i} for i, one in enumerate(whole)]
-    assert (loss(whole, ablated)["delta"], loss(whole, ablated)["p"], loss(whole, ablated)["changed"]) == (0, 1, 8)
+    whole = frame([row(f"c{i}", 0.5) for i in range(8)])
+    found = ablation_effect(whole, whole.assign(dice=[0.5 + 0.25 * (-1) ** i for i in range(8)]))
+    assert (found.delta, found.p, found.changed) == (0, 1, 8)
