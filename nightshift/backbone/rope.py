@@ -78,7 +78,7 @@ class RealAttention(Attention):  # type: ignore[misc]
 
     def _rotate(self, x: Tensor) -> Tensor:
         """x (B, heads, tokens, head_dim): channels 2i and 2i + 1 are one complex number, turned by the table."""
-        real, imaginary = x.float().unflatten(-1, (-1, 2)).unbind(-1)  # type: ignore[no-untyped-call]
+        real, imaginary = x.float().reshape(*x.shape[:-1], -1, 2).unbind(-1)
         turned = (
             real * self.rope_cos - imaginary * self.rope_sin,
             real * self.rope_sin + imaginary * self.rope_cos,

@@ -34,7 +34,7 @@ def main(arguments: argparse.Namespace) -> None:
     from nightshift.backbone.full_size import FULL_SIZE
     from nightshift.backbone.rope import SAM3
     from nightshift.backbone.state_dict import grids_of_file
-    from nightshift.probe.cases import asked
+    from nightshift.probe.cases import combinations
     from nightshift.probe.text import causes, table
 
     if arguments.weights:
@@ -42,7 +42,7 @@ def main(arguments: argparse.Namespace) -> None:
             pixels = grid * FULL_SIZE.patch_size
             print(f"{arguments.weights}: the tables of {blocks} blocks are for {grid} x {grid} tokens, {pixels} px")
     if arguments.sides:
-        cases = asked(arguments.sides, arguments.adapters, arguments.wrappers)
+        cases = combinations(arguments.sides, arguments.adapters, arguments.wrappers)
         print(table(cases))
         print(*causes(cases), sep="\n", end="\n" if causes(cases) else "")
     print(f"tested: {SAM3}")

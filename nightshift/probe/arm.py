@@ -1,5 +1,7 @@
 """Whether the configured encoder runs, and is right, as one arm uses it."""
 
+from typing import Any
+
 from nightshift.backbone.encoder import ViT
 from nightshift.config.kinds import AnyArm
 from nightshift.config.params import ArmSettings, EncoderSettings
@@ -18,14 +20,8 @@ class ProbeArm(EncoderSettings):
     @property
     def settings(self) -> ArmSettings:
         """As a kind takes them, with the smallest head; without what no verdict depends on (use, encode, train)."""
-        return ArmSettings.model_construct(
-            name=self.name,
-            encoder=self.encoder,
-            preset=self.preset,
-            arm=self.arm,
-            head=Head(width=8, detail=False),
-            view=View(mode="none"),
-        )
+        values: dict[str, Any] = dict(self) | {"head": Head(width=8, detail=False), "view": View(mode="none")}
+        return ArmSettings.model_construct(**values)
 
 
 def verdict_of(arm: ProbeArm) -> ArmVerdict:

@@ -58,7 +58,7 @@ def all_cases(sides: Sequence[int], ddp: bool) -> list[ProbeCase]:
     return [*_sizes(sides), *_values(), *_loaded(), *_wrappers(ddp), *_on_gpus()]
 
 
-def asked(sizes: Sequence[tuple[int, int]], adapters: Sequence[str], wrappers: Sequence[str]) -> list[ProbeCase]:
+def combinations(sizes: Sequence[tuple[int, int]], adapters: Sequence[str], wrappers: Sequence[str]) -> list[ProbeCase]:
     """Every combination of sizes (height and width in pixels), adapters and wrappers: full size, tables as shipped."""
     cases = []
     for adapter in adapters:

@@ -222,8 +222,8 @@ def report(verdict: Verdict, frame: pd.DataFrame) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _answer(against: pd.DataFrame, asked: pd.DataFrame, because: str) -> Answer:
-    deciding = against if len(against) else asked
+def _answer(against: pd.DataFrame, relevant: pd.DataFrame, because: str) -> Answer:
+    deciding = against if len(against) else relevant
     verdict = "supported" if len(against) else "refuted"
     return Answer(verdict=verdict, because=because + ".", cases=deciding["case"].tolist())
 

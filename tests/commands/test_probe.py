@@ -99,8 +99,14 @@ def required(*names: str) -> set[str]:
     return found
 
 
+def started(*command: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """The command run without this environment's variables, which may lead to the checkout."""
+    variables = {"PATH": "/usr/bin:/bin"}
+    return subprocess.run([*map(str, command)], cwd=cwd, capture_output=True, text=True, env=variables)
+
+
 def run(*command: object, cwd: Path) -> str:
-    done = subprocess.run([*map(str, command)], cwd=cwd, capture_output=True, text=True, env={"PATH": "/usr/bin:/bin"})
+    done = started(*command, cwd=cwd)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -126,21 +132,10 @@ def test_beside_torch_and_sam3_alone(tmp_path):
     elsewhere.mkdir()
     missing = f"import importlib.util as u; print(*(n for n in {ABSENT} if u.find_spec(n)))"
     assert run(python, "-c", missing, cwd=elsewhere).strip() == ""
-    run(
-        python,
-        "-W",
-        "error::ImportWarning",
-        "-c",
-        "from nightshift.rope import explain, make_real, set_grid",
-        cwd=elsewhere,
-    )
-    said = run(
-        env / "bin/nightshift", "probe", "--sides", "1024", "--wrappers", "none", "replica_legacy", cwd=elsewhere
-    )
+    run(python, "-c", "from nightshift.rope import explain, make_real, set_grid", cwd=elsewhere)
+    probe = env / "bin/nightshift", "probe", "--sides", "1024"
+    said = run(*probe, "--wrappers", "none", "replica_legacy", cwd=elsewhere)
     assert "sam3-1024x1024                 assertion  grid               7" in said
     assert "sam3-1024x1024-replica_legacy  assertion  replica_real_view  0" in said
-    refused = subprocess.run(
-        [env / "bin/nightshift", "probe", "--sides", "1024", "--adapters", "peft_attention"],
-        cwd=elsewhere, capture_output=True, text=True,
-    )  # fmt: skip
+    refused = started(*probe, "--adapters", "peft_attention", cwd=elsewhere)
     assert refused.returncode == 1 and "peft is not installed" in refused.stderr and "Traceback" not in refused.stderr

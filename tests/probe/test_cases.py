@@ -1,16 +1,18 @@
 """The probe: every cause that is known has a case that finds it."""
 
+import importlib
 from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn.parallel import comm
 
 from nightshift.backbone import encoder
 from nightshift.backbone.full_size import Size
 from nightshift.probe.cases import NOT_SQUARE, SHALLOW, ProbeCase
 from nightshift.probe.names import ADAPTERS, CAUSES, WRAPPERS
 from nightshift.probe.rope_check import first_wrong
-from nightshift.probe.wrappers import WRAP, ddp_over_gloo
+from nightshift.probe.wrappers import WRAP, ddp_over_gloo, installed_replica, legacy_replica
 
 
 def only(cases: list[ProbeCase], **labels: object) -> list[ProbeCase]:
@@ -78,6 +80,17 @@ def test_replicas(cases):
     assert {r.outcome for r in only(cases, wrapper="head_only")} == {"ok"}
     repaired = [r for r in cases if "replica" in r.wrapper and r.table == "repaired"]
     assert len(repaired) == 4 and {r.outcome for r in repaired} == {"ok"}
+
+
+def test_torch_is_left_as_it_was_after_a_replica():
+    module = importlib.import_module("torch.nn.parallel.replicate")
+    before = comm.broadcast_coalesced, module._get_device_index
+    table = torch.polar(torch.ones(3), torch.arange(3.0))
+    layer = torch.nn.Linear(1, 1)
+    layer.register_buffer("table", table)
+    assert torch.equal(installed_replica(layer).table, table)  # torch >= 2.11 turns it back
+    assert torch.equal(legacy_replica(layer).table, torch.view_as_real(table))
+    assert (comm.broadcast_coalesced, module._get_device_index) == before
 
 
 @pytest.mark.slow
