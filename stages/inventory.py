@@ -1,8 +1,8 @@
 """Every file of the data set and of the weights, with size and content hash -> data/inventory.json, data/weights.json.
 
-Always runs, so it imports what it needs only when it needs it; hashes are remembered. Both may lie anywhere, also behind
-a link, where DVC would not see a change: these lists are what `prepare` and the arms depend on. Weights from the hub are
-downloaded here.
+Always runs, so readers are imported only where they are needed, and hashes are remembered. Both may lie anywhere, also
+behind a link, where DVC would not see a change: these lists are what `prepare` and the arms depend on. Weights from the
+hub are downloaded here.
 """
 
 from pathlib import Path

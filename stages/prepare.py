@@ -11,7 +11,7 @@ from nightshift.config import resolved
 from nightshift.config.params import DataSettings
 from nightshift.console.errors import run
 from nightshift.console.progress import bar
-from nightshift.core.io import write_json
+from nightshift.core.records import Skipped, SkippedCase
 from nightshift.data.locations import PREPARED
 from nightshift.ingest import integrity
 from nightshift.ingest.prepared import write_cases
@@ -23,8 +23,8 @@ def main() -> None:
     split = integrity.usable(checked, settings.prepare.on_problem)
     for name, members in split.items():
         write_cases(PREPARED / name, members, bar(f"prepare {name}", "case"), report=name == "test")
-    skipped = [asdict(problem) for problem in checked.problems]
-    write_json("reports/skipped.json", {"total": checked.total, "skipped": skipped})
+    skipped = [SkippedCase(**asdict(problem)) for problem in checked.problems]
+    Skipped(total=checked.total, skipped=skipped).write(Path("reports/skipped.json"))
     checked.similar.write(Path("reports/similar.json"))
     if warning := integrity.similar_warning(checked.similar):
         print(warning)

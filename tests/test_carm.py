@@ -2,7 +2,7 @@
 
 import pytest
 
-from nightshift.carm import apart, name
+from nightshift.carm import apart, view_name
 
 
 @pytest.mark.parametrize(
@@ -36,4 +36,4 @@ def test_degrees_between_views(one, other, degrees):
     ],
 )
 def test_views_are_called_as_cardiologists_call_them(angles, called):
-    assert name(*angles) == called
+    assert view_name(*angles) == called

@@ -71,6 +71,21 @@ class Cost(Record):
     revision: str
 
 
+class SkippedCase(Record):
+    """A problem of a data set: `where` in it, `what` is wrong and what to do; `case_id` is empty where unknown."""
+
+    where: str
+    case_id: str
+    what: str
+
+
+class Skipped(Record):
+    """reports/skipped.json: what prepare left out of `total` cases; empty where nothing is wrong."""
+
+    total: int
+    skipped: list[SkippedCase]
+
+
 class SimilarCase(Record):
     """One frame of a pair; `file` is empty where its name may be that of a person."""
 
@@ -80,7 +95,7 @@ class SimilarCase(Record):
 
 
 class SimilarPair(Record):
-    """Two frames in different parts of the split, and their correlation as nightshift/ingest/similar_frames.py has it."""
+    """Two frames in different parts of the split, and their correlation (see nightshift/ingest/similar_frames.py)."""
 
     correlation: float
     first: SimilarCase

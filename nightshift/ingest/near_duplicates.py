@@ -1,9 +1,9 @@
 """Finds frames that are one picture saved twice, whatever their format, brightness and size.
 
-Frames are compared by sketches: the middle of a frame, without the edge of a collimator, at 32 x 32, high-pass filtered
-with a sigma of 2 of these pixels. Correlations of sketches, measured on 1,050 simulated and 40 real frames: of different
-patients at most 0.46; of a frame with itself at least 0.93 as a JPEG of quality 30, 0.94 at half the size, 0.98 at
-102 %, and 0.86 where the picture is 2 % larger on the same field.
+Frames are compared by sketches: the middle of a frame, without the edge of a collimator, at 32 x 32, high-pass
+filtered with a sigma of 2 of these pixels. Correlations of sketches, measured on 1,050 simulated and 40 real frames: of
+different patients at most 0.46; of a frame with itself at least 0.93 as a JPEG of quality 30, 0.94 at half the size,
+0.98 at 102 %, and 0.86 where the picture is 2 % larger on the same field.
 """
 
 from __future__ import annotations

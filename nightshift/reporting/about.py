@@ -11,10 +11,10 @@ import yaml
 from nightshift.config.params import Params, Settings
 from nightshift.console.errors import UserError
 from nightshift.core.io import read_json
-from nightshift.core.records import SimilarFrames
+from nightshift.core.records import SimilarFrames, Skipped
 from nightshift.core.tables import AGAIN, read_table
 from nightshift.reporting.load import STEPS, ArmResults
-from nightshift.reporting.records import ProbeVerdict, Skipped
+from nightshift.reporting.records import ProbeVerdict
 from nightshift.reporting.text_limits import left_out, look_alike
 
 PROBE = Path("reports/probe")

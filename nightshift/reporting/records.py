@@ -1,9 +1,11 @@
 """JSON records that the comparison writes or reads: one pydantic model for the writer and all readers."""
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import ConfigDict, Field
 
+from nightshift.core.io import write_json
 from nightshift.core.records import Record
 
 Interval = list[float] | None  # [low, high]; None: too few patients for one
@@ -51,6 +53,10 @@ class Metrics(Record):
     folds: int
     seeds: int
 
+    def write(self, path: Path) -> None:
+        """Write as indented JSON, what is None as null: every key is there in every run."""
+        write_json(path, self.model_dump())
+
 
 class Hypothesis(Record):
     """What the probe makes of one suspect."""
@@ -77,19 +83,3 @@ class ProbeVerdict(Record):
     sam3: str
     hypotheses: dict[str, Hypothesis]
     causes: dict[str, Cause] = Field(default_factory=dict)
-
-
-class SkippedCase(Record):
-    """A case that prepare left out: `where` it stands in the data set, and `what` is wrong with it."""
-
-    where: str
-    what: str
-
-
-class Skipped(Record):
-    """reports/skipped.json: what prepare left out of `total` cases."""
-
-    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
-
-    total: int
-    skipped: list[SkippedCase]

@@ -3,9 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from nightshift.core.records import SimilarFrames
+from nightshift.core.records import SimilarFrames, Skipped
 from nightshift.reporting.load import ANGLES, STEPS, ArmResults
-from nightshift.reporting.records import Skipped
 from nightshift.reporting.significance import fewest_units, patients_of, units
 from nightshift.reporting.styles import inside, label, listed
 

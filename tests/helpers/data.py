@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nightshift.commands.main import dispatch
 from nightshift.config import params, resolved
 from nightshift.config.presets import ImageFolder, Manifest
 from nightshift.console.errors import UserError
@@ -57,3 +58,8 @@ def run_stage(stage: ModuleType) -> None:
     """Run a stage of stages/ with the settings of params.yaml, as they are now, resolved."""
     resolved.write_all(params.read())
     stage.main()
+
+
+def run_check(*changes: str) -> None:
+    """`nightshift check -S CHANGE ...`."""
+    dispatch(["check", *(word for change in changes for word in ("-S", change))])

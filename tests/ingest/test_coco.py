@@ -5,15 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import fails
+from helpers.data import fails
 from PIL import Image
 from pycocotools import mask as runs
 
-from nightshift.config import params as settings
+from nightshift.config import params
+from nightshift.config.presets import Coco, DataFile
 from nightshift.console.errors import UserError
 from nightshift.ingest.record import Problems
-from nightshift.config.params import Coco
-from nightshift.ingest.sources import listed, raw_cases, source_files
+from nightshift.ingest.sources import list_cases, source_cases, source_files
 
 SOURCE = Coco(kind="coco", annotations="set.json", images="images", categories="all", split="made")
 LAD = SOURCE.model_copy(update={"categories": ["LAD"]})
@@ -49,7 +49,7 @@ def square(top=1, left=2):
 
 
 def test_all_categories_are_one_mask(content):
-    first, second = raw_cases(SOURCE)
+    first, second = source_cases(SOURCE)
     wanted = square()
     wanted[:5, 10] = 1
     frame, mask = first.read()
@@ -63,12 +63,12 @@ def test_all_categories_are_one_mask(content):
 
 def test_categories_by_name_and_images_without_them(content):
     problems = Problems()
-    (only,) = listed(LAD, problems)
+    (only,) = list_cases(LAD, problems)
     np.testing.assert_array_equal(only.read()[1], square())
     assert problems == [
         "set.json, images[1] (2.png): no annotation of LAD; `unannotated: empty` if there is nothing to see"
     ]
-    cases = raw_cases(LAD.model_copy(update={"unannotated": "empty"}))
+    cases = source_cases(LAD.model_copy(update={"unannotated": "empty"}))
     assert [int(case.read()[1].sum()) for case in cases] == [12, 0]
     fails("set.json: no category 'LAT'; did you mean 'LAD'?", LAD.model_copy(update={"categories": ["LAT"]}))
 
@@ -82,7 +82,7 @@ def test_run_lengths(content, compressed, seed):
     lengths = np.diff(ends, prepend=0).tolist()
     content["annotations"][0]["segmentation"] = {"size": [10, 12], "counts": packed if compressed else lengths}
     save(content)
-    np.testing.assert_array_equal(raw_cases(LAD.model_copy(update={"unannotated": "empty"}))[0].read()[1], mask)
+    np.testing.assert_array_equal(source_cases(LAD.model_copy(update={"unannotated": "empty"}))[0].read()[1], mask)
 
 
 def test_a_large_mask_compressed(content):
@@ -94,7 +94,7 @@ def test_a_large_mask_compressed(content):
         content["annotations"][0] | {"segmentation": {"size": [1350, 630], "counts": packed["counts"].decode()}}
     ]
     save(content)
-    np.testing.assert_array_equal(raw_cases(SOURCE)[0].read()[1], mask)
+    np.testing.assert_array_equal(source_cases(SOURCE)[0].read()[1], mask)
 
 
 def test_a_file_per_split(content):
@@ -108,12 +108,12 @@ def test_a_file_per_split(content):
         "kind: coco\nannotations: {train: train.json, val: val.json, test: test.json}\n"
         f"images: {json.dumps(by_split)}\ncategories: [LAD]\nsplit: given\n"
     )
-    data = settings.read_preset("data", "mine", settings.Data).source
-    cases = raw_cases(data)
+    data = params.read_preset("data", "mine", DataFile).source
+    cases = source_cases(data)
     assert [(case.case_id, case.split) for case in cases] == [(f"{name}-1", name) for name in by_split]
     assert [int(case.read()[0][0, 0]) for case in cases] == [0, 1, 2]
     assert len(source_files(data)) == 6
-    cases = raw_cases(data.model_copy(update={"images": "val"}))  # one folder for all
+    cases = source_cases(data.model_copy(update={"images": "val"}))  # one folder for all
     assert [int(case.read()[0][0, 0]) for case in cases] == [1, 1, 1]
 
 
@@ -123,7 +123,7 @@ def test_an_image_may_have_a_patient_and_angles(content):
     Path("images/sub").mkdir()
     Path("images/1.png").rename("images/sub/1.png")
     save(content)
-    case = raw_cases(SOURCE)[0]
+    case = source_cases(SOURCE)[0]
     assert (case.case_id, case.patient_id, case.angles) == ("sub-1", "17", (-30.0, 20.5))
 
 
@@ -139,7 +139,7 @@ def test_an_image_may_have_a_patient_and_angles(content):
         (("images", 0), {"width": 0}, "images[0]: height 10, width 0; expected pixels"),
         (("images", 0), {"width": 11}, "images[0] (1.png): 10 rows and 11 columns, but images/1.png has (10, 12)"),
         (("images", 0), {"file_name": "9.png"}, "images[0]: images/9.png: no such file"),
-        (("images", 0), {"primary_angle": 3}, "images[0] (1.png): angle None is not a number of degrees"),
+        (("images", 0), {"primary_angle": 3}, "images[0] (1.png): one of two angles; give both or none"),
         (("images", 0), {"primary_angle": True, "secondary_angle": 3}, "images[0] (1.png): angle True is not a number"),
         (("images", 0), {"primary_angle": 10**400, "secondary_angle": 3}, "images[0] (1.png): angle 1000"),
         (("annotations", 0), {"image_id": 9}, "annotations[0]: its image_id is that of no image"),
@@ -207,7 +207,7 @@ def test_the_problems_of_one_image_leave_the_others(content):
     content["images"][0]["height"] = None
     save(content)
     problems = Problems()
-    assert [case.case_id for case in listed(SOURCE, problems)] == ["2"]
+    assert [case.case_id for case in list_cases(SOURCE, problems)] == ["2"]
     assert len(problems) == 1
 
 
@@ -217,7 +217,7 @@ def test_an_annotation_that_is_wrong_spoils_its_image_and_no_other(content):
     content["annotations"].append({"image_id": 9})
     save(content)
     problems = Problems()
-    assert [case.case_id for case in listed(SOURCE, problems)] == ["2"]
+    assert [case.case_id for case in list_cases(SOURCE, problems)] == ["2"]
     assert problems == [
         "set.json, annotations[1]: category_id 9 is not in categories",
         "set.json, annotations[3]: its image_id is that of no image",
@@ -246,11 +246,21 @@ def test_errors_of_the_preset(checkout, changed, said):
     text = "\n".join(f"{k}: {v}" for k, v in (lines | {key: value}).items())
     Path("conf/data/mine.yaml").write_text(text)
     with pytest.raises(UserError) as caught:
-        settings.read_preset("data", "mine", settings.Data)
+        params.read_preset("data", "mine", DataFile)
     assert said in str(caught.value)
 
 
 def test_a_given_split_of_dicom_files_is_in_a_csv(checkout):
     Path("conf/data/mine.yaml").write_text("kind: dicom\nimages: xa\nmasks: xa\nsplit: given\n")
     with pytest.raises(UserError, match="split: given needs cases, a CSV with a column split"):
-        settings.read_preset("data", "mine", settings.Data)
+        params.read_preset("data", "mine", DataFile)
+
+
+@pytest.mark.parametrize(
+    ("primary", "secondary", "angles"),
+    [(-30, 20.5, (-30.0, 20.5)), ("RAO 30", "CRA 20", (-30.0, 20.0)), ("30° LAO", -5, (30.0, -5.0)), ("", None, None)],
+)
+def test_angles_of_an_image_are_written_as_anywhere(content, primary, secondary, angles):
+    content["images"][0] |= {"primary_angle": primary, "secondary_angle": secondary}
+    save(content)
+    assert source_cases(SOURCE)[0].angles == angles

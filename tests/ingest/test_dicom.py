@@ -9,18 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import fails
-from dicoms import write_dicom
+from helpers.data import fails, run_stage
+from helpers.dicoms import write_dicom
 from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.uid import MPEG2MPML, JPEGLosslessSV1
 
-from nightshift.ingest import dicom
-from nightshift.ingest import deidentify as pseudonyms
+from nightshift.config.presets import Dicom
 from nightshift.console.errors import UserError
+from nightshift.ingest import deidentify, dicom
 from nightshift.ingest.record import Problems
-from nightshift.config.params import Dicom
-from nightshift.ingest.sources import listed, raw_cases, source_files
+from nightshift.ingest.sources import list_cases, source_cases, source_files
 from stages import inventory, prepare
 
 SOURCE = Dicom(kind="dicom", images="xa", masks="xa", split="made")
@@ -51,7 +50,7 @@ def shown(frame=1, **tags):
 def read(**tags):
     """The header's case, of a file with these tags."""
     write_dicom("xa/run.dcm", RAMP.astype(np.uint8), **tags)
-    return raw_cases(SOURCE)[0]
+    return source_cases(SOURCE)[0]
 
 
 def lut(entries: int, first: int, bits: int) -> list[Dataset]:
@@ -65,7 +64,7 @@ def lut(entries: int, first: int, bits: int) -> list[Dataset]:
 
 
 def test_eight_bits_are_what_they_were(folder):
-    (case,) = raw_cases(SOURCE)
+    (case,) = source_cases(SOURCE)
     frame, mask = case.read()
     np.testing.assert_array_equal(frame, RAMP[1].astype(np.uint8))
     assert (frame.dtype, mask.dtype, mask.sum(), mask.max()) == (np.uint8, np.uint8, 32, 1)
@@ -110,7 +109,7 @@ def test_angles_of_a_frame(folder):
     assert read(PositionerPrimaryAngleIncrement="0").angles == (-30.5, 20.0)
     write_dicom("xa/run.dcm", RAMP.astype(np.uint8), PositionerPrimaryAngleIncrement=["0", "1.5", "3"])
     save_mask("xa/run_f2.png")
-    assert [case.angles for case in raw_cases(SOURCE)] == [(-29.0, 20.0), (-27.5, 20.0)]
+    assert [case.angles for case in source_cases(SOURCE)] == [(-29.0, 20.0), (-27.5, 20.0)]
 
 
 @pytest.mark.parametrize("name", dicom.ANGLES)
@@ -138,7 +137,7 @@ def test_files_are_paired_by_name(folder):
         save_mask(f"xa/{name}")
     for other in ("notes.txt", "DICOMDIR", ".DS_Store"):
         Path("xa", other).write_text("no picture")
-    cases = raw_cases(SOURCE)
+    cases = source_cases(SOURCE)
     assert [case.case_id for case in cases] == ["1.2.840.5", "noend", "odd_f3", "run_f1", "run_f2"]
     assert [int(case.read()[0][0, 1]) for case in cases] == [1, 1, 1, 1, 1]
     assert len(source_files(SOURCE)) == 9
@@ -164,7 +163,7 @@ def test_a_csv_says_which_frames(folder):
         ("run.dcm", 0, "other.npy", "test", "mine", "id-p2", ""),
         columns=columns,
     )
-    cases = raw_cases(TABLE)
+    cases = source_cases(TABLE)
     assert [case.case_id for case in cases] == ["p1-IM1_f2", "p2-IM1_f2", "mine"]
     assert [case.split for case in cases] == ["train", "val", "test"]
     assert [case.groups for case in cases] == [{"operator": one} for one in ("A", "B", "")]
@@ -296,7 +295,7 @@ def test_the_problems_of_one_file_leave_the_others(folder):
     write_dicom("xa/bad.dcm", RAMP.astype(np.uint8), PatientID="")
     save_mask("xa/bad_f1.png")
     problems = Problems()
-    assert [case.case_id for case in listed(SOURCE, problems)] == ["run_f1"]
+    assert [case.case_id for case in list_cases(SOURCE, problems)] == ["run_f1"]
     assert len(problems) == 1 and problems[0].startswith("xa/bad.dcm: no PatientID")
 
 
@@ -310,7 +309,7 @@ def test_nobody_is_named(folder, change, capsys):
         frames = np.random.default_rng(number).integers(0, 256, (3, 40, 40), dtype=np.uint8)
         write_dicom(f"xa/{name}.dcm", frames, **patient, OtherPatientNames="SMITH^J", StudyDate="20200229")
         Image.fromarray(np.uint8(255 * (np.indices((40, 40))[0] < 4 + number))).save(f"xa/{name}_f1.png")
-    cases = raw_cases(SOURCE)
+    cases = source_cases(SOURCE)
     secrets = [b"doe", b"jane", b"4711", b"0815", b"1950", b"smith", b"2020"]
 
     def clean(text: str | bytes) -> bool:
@@ -326,15 +325,15 @@ def test_nobody_is_named(folder, change, capsys):
     change({"use.data": "mine", "prepare.val": 0.34, "prepare.test": 0.34})
     Path("conf/data/mine.yaml").write_text("kind: dicom\nimages: xa\nmasks: xa\nsplit: made\n")
     Path("data").mkdir()
-    inventory.main()
-    prepare.main()
+    run_stage(inventory)
+    run_stage(prepare)
     written = [path for path in Path("data").rglob("*") if path.is_file()]
     assert len(written) > 6
     assert all(clean(path.read_bytes()) and clean(str(path)) for path in written)
     assert clean(capsys.readouterr().out)
     save_mask("xa/Doe-Jane_1_f9.png")
     with pytest.raises(UserError) as caught:
-        raw_cases(SOURCE)
+        source_cases(SOURCE)
     assert str(caught.value) == "xa/***-***_1.dcm: frame 9 of 3, counted from 0"
 
 
@@ -346,7 +345,7 @@ def test_problems_name_nobody_of_the_folder(folder):
     for name in ("doe_2", "doe_3_f1", "jane_f1", "4711-0815_f1"):
         save_mask(f"xa/{name}.png")
     problems = Problems()
-    assert [case.case_id for case in listed(SOURCE, problems)] == ["run_f1"]
+    assert [case.case_id for case in list_cases(SOURCE, problems)] == ["run_f1"]
     assert [line[:27] for line in problems] == [
         "xa/***_f1.png: no DICOM fil",
         "xa/***.dcm: BurnedInAnnotat",
@@ -356,7 +355,7 @@ def test_problems_name_nobody_of_the_folder(folder):
     ]
     write_table(("doe_1.dcm", 0), ("run.dcm", 1))
     problems = Problems()
-    assert len(listed(TABLE.model_copy(update={"masks": "xa"}), problems)) == 1
+    assert len(list_cases(TABLE.model_copy(update={"masks": "xa"}), problems)) == 1
     assert problems == ["xa/cases.csv, line 2: no mask ***_1_f0 or ***_1 in xa; name one in a column mask"]
 
 
@@ -380,25 +379,25 @@ def test_a_column_of_the_csv_names_nobody(folder):
     ],
 )
 def test_hidden(text, words, said):
-    assert pseudonyms.hidden(text, words) == said
+    assert deidentify.hidden(text, words) == said
 
 
 def test_the_salt_is_the_main_checkouts_and_neither_split_nor_order_hang_on_it(folder, monkeypatch, tmp_path_factory):
     for number in range(5):
         write_dicom(f"xa/r{number}.dcm", RAMP.astype(np.uint8), PatientID=f"id-{9 - number // 2}")
         save_mask(f"xa/r{number}_f0.png")
-    first = [case.patient_id for case in raw_cases(SOURCE)]
+    first = [case.patient_id for case in source_cases(SOURCE)]
     assert [name[:5] for name in first] == ["0000-", "0000-", "0001-", "0001-", "0002-", "0003-"]
-    assert first == [case.patient_id for case in raw_cases(SOURCE)]
-    salt = Path(pseudonyms.SALT)
+    assert first == [case.patient_id for case in source_cases(SOURCE)]
+    salt = Path(deidentify.SALT)
     assert os.name == "nt" or salt.stat().st_mode & 0o77 == 0
     assert [path.name for path in salt.parent.iterdir()] == ["salt"]
     main = Path.cwd()
     monkeypatch.chdir(tmp_path_factory.mktemp("queued"))
     monkeypatch.setenv("DVC_ROOT", str(main))
-    assert first == [case.patient_id for case in raw_cases(SOURCE)]
+    assert first == [case.patient_id for case in source_cases(SOURCE)]
     (main / salt).unlink()
-    other = [case.patient_id for case in raw_cases(SOURCE)]
+    other = [case.patient_id for case in source_cases(SOURCE)]
     assert [name[:5] for name in other] == [name[:5] for name in first]
     assert not set(other) & set(first)
     (main / salt).write_text("short")
@@ -409,6 +408,6 @@ def test_inventory_opens_no_header(folder, monkeypatch, change):
     Path("conf/data/mine.yaml").write_text("kind: dicom\nimages: xa\nmasks: xa\nsplit: made\n")
     change({"use.data": "mine"})
     monkeypatch.setattr(dicom, "header", lambda path: pytest.fail("opened"))
-    inventory.main()
+    run_stage(inventory)
     rows = json.loads(Path("data/inventory.json").read_text())
     assert [len(row["path"]) for row in rows] == [12, 12]

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nightshift.ingest import integrity as checking
-from nightshift.console.errors import UserError
-from nightshift.ingest.manifest import COLUMNS
 from nightshift.config.params import read
+from nightshift.console.errors import UserError
+from nightshift.ingest import integrity
+from nightshift.ingest.manifest import COLUMNS
 
 USUAL = ["", " ", "0", "1", "-1", "1e3", "٣", "9" * 5000, "p", "a", "train", "val", "test", "../a.npy", "/", ".", "\0"]
 PATHS = ["a.npy", "mask.npy", "a.json", "not.npy", "a" * 300, "a.npy/a", "C:a.npy", "~", "\ufeffa.npy", "sub/../a.npy"]
@@ -43,7 +43,7 @@ def chosen(checkout, change):
     Path("set").mkdir()
     np.save("set/a.npy", np.random.default_rng(0).integers(0, 256, (3, 40, 40), np.uint8))
     np.save("set/mask.npy", np.uint8(np.indices((40, 40))[0] < 5))
-    return read()
+    return read().data
 
 
 def survives(chosen, header: list[str], rows: list[list[str]], of_view: bytes) -> None:
@@ -51,8 +51,8 @@ def survives(chosen, header: list[str], rows: list[list[str]], of_view: bytes) -
         csv.writer(handle).writerows([header, *rows])
     Path("set/a.json").write_bytes(of_view)
     try:
-        found = checking.check(chosen, iter)
-        checking.usable(found, "skip")
+        found = integrity.check(chosen, iter)
+        integrity.usable(found, "skip")
     except UserError as error:
         assert "\n" not in str(error)
         return
@@ -84,25 +84,28 @@ def test_no_manifest_of_two_thousand_ends_in_a_traceback(chosen):
 def test_no_bytes_for_a_manifest_end_in_a_traceback(chosen, of):
     Path("set/manifest.csv").write_bytes(",".join(COLUMNS).encode() + b"\n" + of)
     try:
-        checking.check(chosen, iter)
+        integrity.check(chosen, iter)
     except UserError as error:
         assert "\n" not in str(error)
 
 
 @settings(max_examples=100, **plain)
-@given(at=st.integers(0, 200), of=st.binary(min_size=1, max_size=8), kind=st.sampled_from(["npy", "png", "jpg"]))
+@given(
+    at=st.integers(0, 200),
+    of=st.binary(min_size=1, max_size=8),
+    kind=st.sampled_from(["npy", "png", "jpg", "tif", "bmp", "pgm"]),
+)
 def test_no_damaged_picture_or_array_ends_in_a_traceback(chosen, at, of, kind):
     """The head of a file, where formats keep what they are, overwritten."""
     from PIL import Image
 
-    from nightshift.ingest.manifest import _array
-    from nightshift.ingest.images import picture
+    from nightshift.ingest.images import picture, read_array
 
     frame, path = np.load("set/a.npy")[0], Path(f"set/damaged.{kind}")
     np.save(path, frame) if kind == "npy" else Image.fromarray(frame).save(path)
     whole = path.read_bytes()
     path.write_bytes(whole[:at] + of + whole[at + len(of) :])
     try:
-        _array(path) if kind == "npy" else picture(path)
+        read_array(path) if kind == "npy" else picture(path)
     except UserError as error:
         assert "\n" not in " ".join(str(error).split())

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import FOLDER, fails
+from helpers.data import FOLDER, fails
 from PIL import Image
 
-from nightshift.config import params as settings
+from nightshift.config import params
 from nightshift.console.errors import UserError
 from nightshift.ingest.images import mask_picture, picture
 from nightshift.ingest.record import Problems
-from nightshift.ingest.sources import listed, raw_cases, source_files
+from nightshift.ingest.sources import list_cases, source_cases, source_files
 
 TABLE = FOLDER.model_copy(update={"cases": "cases.csv"})
 ROW = {"case_id": "a", "patient_id": "P1", "primary_angle": "RAO 30", "secondary_angle": "25"}
@@ -30,7 +30,7 @@ def test_masks_beside_the_pictures_in_one_folder(pictures):
     one = FOLDER.model_copy(update={"masks": "images", "mask_suffix": "_gt"})
     for name in "ab":
         Path(f"masks/{name}.png").rename(f"images/{name}_gt.png")
-    first, second = raw_cases(one)
+    first, second = source_cases(one)
     assert (first.case_id, second.case_id) == ("a", "b")
     np.testing.assert_array_equal(first.read()[1], np.indices((20, 30))[1] < 5)
     assert len(source_files(one)) == 4
@@ -42,14 +42,14 @@ def test_masks_beside_the_pictures_in_one_folder(pictures):
 def test_masks_with_a_suffix_in_a_folder_of_their_own(pictures):
     for name in "ab":
         Path(f"masks/{name}.png").rename(f"masks/{name}-mask.png")
-    assert [c.case_id for c in raw_cases(FOLDER.model_copy(update={"mask_suffix": "-mask"}))] == ["a", "b"]
+    assert [c.case_id for c in source_cases(FOLDER.model_copy(update={"mask_suffix": "-mask"}))] == ["a", "b"]
 
 
 def test_what_has_no_partner_is_a_line_and_the_rest_is_read(pictures):
     Path("masks/a.png").rename("masks/c.png")
     Image.new("L", (3, 3)).save("images/b.jpg")
     problems = Problems()
-    assert [case.case_id for case in listed(FOLDER, problems)] == ["b"]
+    assert [case.case_id for case in list_cases(FOLDER, problems)] == ["b"]
     assert problems == [
         "images/b.png: a second picture named 'b' beside b.jpg; keep one",
         "images/a.png: no mask 'a' for it in masks",
@@ -62,7 +62,7 @@ def test_a_table_gives_patients_angles_splits_and_groups(pictures):
         ROW | {"split": "train", "spacing": "0.2", "phase": "systole"},
         {"case_id": "b", "split": "test"},
     )
-    first, second = raw_cases(TABLE.model_copy(update={"split": "given"}))
+    first, second = source_cases(TABLE.model_copy(update={"split": "given"}))
     assert (first.patient_id, first.angles, first.split) == ("P1", (-30, 25), "train")
     assert (first.spacing, first.groups, first.where) == ((0.2, 0.2), {"phase": "systole"}, "cases.csv, line 2")
     assert (second.patient_id, second.angles, second.spacing, second.split) == ("", None, None, "test")
@@ -91,11 +91,11 @@ def test_errors_of_the_table_as_a_whole(pictures, change):
     put_cases({"patient_id": "a"})
     fails("column case_id missing", TABLE)
     put_cases({"case_id": "a", "patient_id": "P1"}, {"case_id": "b", "patient_id": "P2"})  # angles are unknown then
-    assert [(case.patient_id, case.angles) for case in raw_cases(TABLE)] == [("P1", None), ("P2", None)]
+    assert [(case.patient_id, case.angles) for case in source_cases(TABLE)] == [("P1", None), ("P2", None)]
     Path("conf/data/mine.yaml").write_text("kind: folder\nimages: a\nmasks: b\nsplit: given\n")
     change({"use.data": "mine"})
     with pytest.raises(UserError, match="split: given needs cases, a CSV with a column split; expected made"):
-        _ = settings.read().data
+        _ = params.read().source
 
 
 @pytest.mark.parametrize("name", ["x.png", "x.tif", "x.tiff"])

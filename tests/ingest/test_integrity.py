@@ -12,23 +12,21 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-import yaml
-from conftest import ROOT
+from helpers.chain import ROOT
+from helpers.data import run_check, run_stage
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from nightshift.ingest import integrity as checking
-from nightshift.ingest import contact_sheet as contact
-from nightshift.ingest import near_duplicates as likeness
-from nightshift.commands import planning
-from nightshift.config import params as settings
-from nightshift.reporting import text as wording
+from nightshift.commands import contact_sheet, planning
+from nightshift.config import params
 from nightshift.console.errors import run
-from nightshift.core.io import read_csv, read_json
+from nightshift.core.io import read_csv
+from nightshift.core.records import Skipped
+from nightshift.ingest.case_check import Rules, check_case
 from nightshift.ingest.manifest import COLUMNS
-from nightshift.ingest.record import RawCase
-from nightshift.simulation.simulator import Simulation, simulate_case
-from stages import check, inventory, prepare
+from nightshift.ingest.record import SourceCase
+from nightshift.reporting import text_limits
+from stages import inventory, prepare
 
 Row = dict[str, Any]
 SPLITS = ("train", "val", "test")
@@ -211,7 +209,7 @@ MISTAKES: dict[str, tuple[Mistake, str]] = {
 @pytest.fixture
 def mine(checkout, change, monkeypatch) -> Callable[..., None]:
     """mine(): the data set is set/manifest.csv; no contact sheet, which takes a second."""
-    monkeypatch.setattr(contact, "write_sheet", lambda path, cases: len(cases))
+    monkeypatch.setattr(contact_sheet, "write_contact_sheet", lambda path, cases: len(cases))
     (checkout / "conf/data/mine.yaml").write_text("kind: manifest\npath: set/manifest.csv\nsplit: given\n")
     return lambda values=None: change({"use.data": "mine"} | (values or {}))
 
@@ -245,13 +243,12 @@ def test_each_mistake_is_one_line_with_its_row(mine, capsys, name):
     rows = good(9)
     line, said = planted(rows, name, 6, 5)  # of train, the other of test
     write(rows)
-    status, table, err = outcome(lambda: check.main([]), capsys)
-    assert (status, len(table)) == (1, 1), table
-    assert table[0].startswith(f"set/manifest.csv, line {line} ") and said in table[0]
-    assert err.count("\n") == 1 and f"set/manifest.csv, line {line}: " in err
+    status, table, err = outcome(run_check, capsys)
+    assert (status, table) == (1, []), table  # the one problem is the error, and is not said twice
+    assert err.count("\n") == 1 and err.startswith(f"error: set/manifest.csv, line {line}: ") and said in err
     (problem,) = read_csv("reports/check/problems.csv")
     assert problem["where"] == f"set/manifest.csv, line {line}" and said in problem["what"]
-    assert outcome(prepare.main, capsys)[:2] == (1, table)
+    assert outcome(lambda: run_stage(prepare), capsys) == (1, table, err)
     assert not Path("data").exists() and not Path("reports/skipped.json").exists()
 
 
@@ -266,13 +263,13 @@ def all_planted() -> list[tuple[int, str]]:
 def test_all_mistakes_in_one_set_are_reported_in_one_run(mine, capsys):
     mine()
     expected = all_planted()
-    status, table, err = outcome(prepare.main, capsys)
+    status, table, err = outcome(lambda: run_stage(prepare), capsys)
     assert status == 1 and err.count("\n") == 1 and f"the {len(MISTAKES)} problems listed above" in err
     assert len(table) == len(MISTAKES) >= 40
     for (line, said), shown in zip(expected, table, strict=True):
         assert shown.startswith(f"set/manifest.csv, line {line} ") and said in shown
     assert not Path("data").exists()
-    assert outcome(lambda: check.main([]), capsys) == (status, table, err)
+    assert outcome(run_check, capsys) == (status, table, err)
     assert len(read_csv("reports/check/problems.csv")) == len(MISTAKES)
 
 
@@ -280,17 +277,17 @@ def test_skip_leaves_out_what_is_wrong_and_the_report_says_so(mine, capsys):
     mine({"prepare.on_problem": "skip", "encoder.weights": "random"})
     count = len(MISTAKES)
     all_planted()
-    check.main([])
+    run_check()
     assert f"1 train, {count} val, {count} test cases; {count} would be left out" in capsys.readouterr().out
-    assert planning.counts(settings.read())["val"] == count
-    inventory.main()
-    prepare.main()
+    assert planning.counts(params.read().data)["val"] == count
+    run_stage(inventory)
+    run_stage(prepare)
     assert f"1 train, {count} val, {count} test cases, {count} left out" in capsys.readouterr().out
     assert [row["case_id"] for row in read_csv("data/prepared/train/cases.csv")] == ["c0"]
-    (said,) = wording.left_out(read_json("reports/skipped.json"))
+    (said,) = text_limits.left_out(Skipped.read(Path("reports/skipped.json")))
     first = "set/manifest.csv, line 5: set/c3/cine.npy: not readable as a NumPy array"
     assert f"Of {3 * count + 1} cases" in said and first in said and f"{count - 3} more in reports/skipped.json" in said
-    assert wording.left_out({"total": 3, "skipped": []}) == []
+    assert text_limits.left_out(Skipped(total=3, skipped=[])) == []
 
 
 def test_an_empty_split_is_a_problem_of_the_whole(mine, capsys):
@@ -298,10 +295,10 @@ def test_an_empty_split_is_a_problem_of_the_whole(mine, capsys):
     for on_problem in ("stop", "skip"):
         mine({"prepare.on_problem": on_problem})
         write([row for row in rows if row["split"] != "val"])
-        status, table, err = outcome(prepare.main, capsys)
-        assert (status, len(table)) == (1, 1) and "conf/data/mine.yaml: no case in val" in err
+        status, table, err = outcome(lambda: run_stage(prepare), capsys)
+        assert (status, table) == (1, []) and "conf/data/mine.yaml: no case in val" in err
         write([])
-        assert outcome(prepare.main, capsys)[2] == "error: conf/data/mine.yaml: no case in it\n"
+        assert outcome(lambda: run_stage(prepare), capsys)[2] == "error: conf/data/mine.yaml: no case in it\n"
 
 
 def test_angles_are_asked_for_where_they_are_used(mine, pictures, change, capsys):
@@ -309,10 +306,10 @@ def test_angles_are_asked_for_where_they_are_used(mine, pictures, change, capsys
     for name in "abcd":
         Image.fromarray(picture(ord(name))).save(f"images/{name}.png")
         Image.fromarray(np.uint8(255 * (np.indices(SIZE)[1] < ord(name) - 90))).save(f"masks/{name}.png")
-    asked = ["-S", "use.data=angiograms"]
-    status, table, err = outcome(lambda: check.main(asked), capsys)
-    assert (status, len(table)) == (1, 1) and "no case has view angles" in err and "-S view.mode=none" in err
-    check.main([*asked, "-S", "view.mode=none"])
+    asked = ["use.data=angiograms"]
+    status, table, err = outcome(lambda: run_check(*asked), capsys)
+    assert (status, table) == (1, []) and "no case has view angles" in err and "-S view.mode=none" in err
+    run_check(*asked, "view.mode=none")
     assert "2 train, 1 val, 1 test cases; nothing is wrong" in capsys.readouterr().out
 
 
@@ -324,84 +321,8 @@ def test_frames_of_one_patient_and_of_one_split_may_be_alike(mine, capsys):
         row["frame_index"] = 0 if row is rows[3] else 1
     rows[3]["patient_id"] = "p0"
     write(rows)
-    check.main([])
+    run_check()
     assert "nothing is wrong" in capsys.readouterr().out
-
-
-def test_the_contact_sheet_shows_frame_and_mask(checkout):
-    frame, mask = picture(0), np.zeros(SIZE, np.uint8)
-    mask[10:20, 5:15] = 1
-    drawn = contact.drawn(frame, mask)
-    assert drawn.shape == (300, 250 + 6 + 250, 3)
-    plain, marked = drawn[:, :250].astype(int), drawn[:, 256:].astype(int)
-    assert (plain[..., 0] == plain[..., 1]).all()
-    coloured = marked[..., 0] != marked[..., 1]
-    np.testing.assert_array_equal(np.argwhere(coloured).min(axis=0), [61, 30])  # an outline of one pixel, outside
-    np.testing.assert_array_equal(plain[~coloured], marked[~coloured])
-    (case,) = [RawCase("a", "p", None, "val", (), lambda: (frame, mask))]
-    assert contact.write_sheet(Path("sheet.png"), [case]) == 1
-    assert Image.open("sheet.png").size > (1000, 200)
-
-
-def twins(frame: np.ndarray) -> dict[str, np.ndarray]:
-    """The same picture, as it comes to be in a data set twice."""
-
-    def jpeg(array: np.ndarray) -> np.ndarray:
-        stream = io.BytesIO()
-        Image.fromarray(array).save(stream, "JPEG", quality=75)
-        return np.asarray(Image.open(stream))
-
-    def resized(array: np.ndarray, scale: float) -> np.ndarray:
-        size = [round(side * scale) for side in array.shape[::-1]]
-        return np.asarray(Image.fromarray(array).resize(size, Image.Resampling.BICUBIC))
-
-    brighter = np.uint8(np.clip(frame + 5.0, 0, 255))
-    larger, (height, width) = resized(frame, 1.02), frame.shape
-    return {
-        "jpeg": jpeg(frame),
-        "brighter": brighter,
-        "scaled": resized(frame, 1.02),
-        "half": resized(frame, 0.5),
-        "zoomed": larger[larger.shape[0] // 100 :, larger.shape[1] // 100 :][:height, :width],
-        "all": jpeg(resized(brighter, 1.02)),
-    }
-
-
-def found_and_false(frames: list[np.ndarray], patients: list[int]) -> tuple[float, float]:
-    """The least correlation of a frame with a twin of it, and the greatest with a frame of another patient."""
-    sketches, units = np.stack([likeness.sketch(frame) for frame in frames]), np.array(patients)
-    _, false = likeness.nearest(sketches, sketches, units, units)
-    found = [
-        float(likeness.sketch(twin) @ sketch)
-        for frame, sketch in zip(frames[:100], sketches, strict=False)
-        for twin in twins(frame).values()
-    ]
-    return min(found), float(false.max())
-
-
-@pytest.mark.parametrize("patients", [20, pytest.param(350, marks=pytest.mark.slow)])
-def test_twins_are_found_and_others_are_not_among_simulated_frames(patients):
-    source = yaml.safe_load((ROOT / "conf/data/synthetic.yaml").read_text(encoding="utf-8"))
-    simulation = Simulation(**{key: source[key] for key in source if key not in ("kind", "split")})
-    cases = [simulate_case(simulation, patient, view) for patient in range(patients) for view in range(3)]
-    frames = [case.cine[case.frame_index] for case in cases]
-    found, false = found_and_false(frames, [int(case.patient_id[1:]) for case in cases])
-    assert found > likeness.ALIKE + 0.1 and false < likeness.ALIKE - 0.15
-
-
-@pytest.mark.skipif(not REAL.is_dir(), reason="the 40 real angiograms are not here")
-def test_twins_are_found_and_others_are_not_among_real_frames():
-    frames = [np.asarray(Image.open(path).convert("L")) for path in sorted((REAL / "images").iterdir())]
-    found, false = found_and_false(frames, list(range(len(frames))))
-    assert found > likeness.ALIKE + 0.1 and false < likeness.ALIKE - 0.15
-
-
-@pytest.mark.skipif(not REAL.is_dir(), reason="the 40 real angiograms are not here")
-def test_nothing_is_wrong_with_the_real_angiograms(checkout, change, capsys):
-    change({"images": str(REAL / "images"), "masks": str(REAL / "masks")}, "conf/data/angiograms.yaml")
-    check.main(["-S", "use.data=angiograms", "-S", "view.mode=none"])
-    assert "angiograms: 24 train, 6 val, 10 test cases; nothing is wrong" in capsys.readouterr().out
-    assert Image.open("reports/check/contact-sheet.png").size[0] > 2000
 
 
 @pytest.mark.slow
@@ -410,7 +331,9 @@ def test_ten_thousand_rows_are_checked_in_a_minute_and_in_a_gigabyte(mine):
     write(good(10_000))
     start, most = time.monotonic(), 0
     with subprocess.Popen(
-        [sys.executable, "-m", "stages.check"], env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE
+        [sys.executable, "-m", "nightshift", "check"],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
     ) as done:
         while done.poll() is None:
             most = max(most, psutil.Process(done.pid).memory_info().rss)
@@ -425,7 +348,7 @@ def test_ten_thousand_rows_are_checked_in_a_minute_and_in_a_gigabyte(mine):
 def test_where_the_preset_says_that_there_is_nothing_to_see_an_empty_mask_is_none_to_draw(tmp_path):
     """COCO's `unannotated: empty`; two such images are not copies of one mask either."""
     frame = picture(1)
-    case = RawCase("c", "p", None, "", (tmp_path / "a.png",), lambda: (frame, np.zeros(SIZE, np.uint8)))
-    assert checking._look(case, True, False).wrong == [f"{tmp_path / 'a.png'}: {EMPTY}"]
-    allowed = checking._look(case, True, True)
-    assert not allowed.wrong and not allowed.mask and allowed.frame
+    case = SourceCase("c", "p", None, "", (tmp_path / "a.png",), lambda: (frame, np.zeros(SIZE, np.uint8)))
+    assert check_case(case, Rules()).mistakes == [f"{tmp_path / 'a.png'}: {EMPTY}"]
+    allowed = check_case(case, Rules(allow_empty=True))
+    assert not allowed.mistakes and not allowed.mask and allowed.frame

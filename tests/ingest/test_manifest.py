@@ -5,17 +5,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import MANIFEST, fails, raw_case, write_manifest
+from helpers.data import MANIFEST, fails, source_case, write_manifest
 from PIL import Image
 
-from nightshift.data import dataset as cases
-from nightshift.config import params as settings
-from nightshift.ingest.contours import drawn
+from nightshift.config import params
 from nightshift.console.errors import UserError
+from nightshift.data.dataset import FIELDS, Cases
+from nightshift.ingest.contours import draw_mask
 from nightshift.ingest.manifest import COLUMNS
-from nightshift.ingest.windowing import grey
+from nightshift.ingest.prepared import write_cases
 from nightshift.ingest.record import Problems
-from nightshift.ingest.sources import listed, raw_cases, source_files
+from nightshift.ingest.sources import list_cases, source_cases, source_files
+from nightshift.ingest.windowing import grey
 
 HERE = Path("here.npy")
 
@@ -28,8 +29,8 @@ def test_a_manifest_from_windows(manifest, change):
         'kind: manifest\npath: set/manifest.csv\nsplit: given\nrewrite: {"D:\\\\angio": set}\nwindow: [0, 4095]\n'
     )
     change({"use.data": "mine"})
-    mine = settings.read().data
-    assert (raw_cases(mine)[1].read()[0] == 12).all()
+    mine = params.read().source
+    assert (source_cases(mine)[1].read()[0] == 12).all()
     assert len(source_files(mine)) == 7
 
 
@@ -38,7 +39,7 @@ def test_a_bad_window_is_named(checkout, change, window):
     Path("conf/data/mine.yaml").write_text(f"kind: manifest\npath: m.csv\nsplit: given\nwindow: {window}\n")
     change({"use.data": "mine"})
     with pytest.raises(UserError, match=r"mine.yaml: window: expected own, or two grey values, black and white"):
-        _ = settings.read().data
+        _ = params.read().source
 
 
 def put_contours(**content) -> None:
@@ -47,7 +48,7 @@ def put_contours(**content) -> None:
 
 def test_angles_under_either_name(manifest):
     put_contours(view_angles={"primary": "RAO 30", "secondary_angle": -20})
-    assert raw_cases(MANIFEST)[0].angles == (-30, -20)
+    assert source_cases(MANIFEST)[0].angles == (-30, -20)
     put_contours(view_angles={"primary": 3, "primary_angle": 4, "secondary": 0})
     fails("set/manifest.csv, line 2: set/p0/contours.json: primary_angle 4 and primary 3; keep the right one")
     put_contours(view_angles=None)
@@ -76,7 +77,7 @@ def test_angles_are_found_without_reading_all_the_points(manifest, text, angles)
             fails("set/manifest.csv, line 2: set/p0/contours.json: ")
             fails("no view angles in it; expected")
         else:
-            assert raw_cases(MANIFEST)[0].angles == angles
+            assert source_cases(MANIFEST)[0].angles == angles
 
 
 CINE = np.arange(2 * 6 * 9).reshape(2, 6, 9)
@@ -133,20 +134,20 @@ def test_what_only_begins_like_an_archive_is_no_array(manifest):
 
 def test_cines_of_16_bits_and_of_colours_in_a_manifest(manifest):
     np.save("set/p0/cine.npy", np.stack([np.full((6, 9), v, np.uint16) for v in (100, 200, 1100)]))
-    assert (raw_cases(MANIFEST)[0].read()[0] == 26).all()  # (200 - 100) * 255 / 1000
+    assert (source_cases(MANIFEST)[0].read()[0] == 26).all()  # (200 - 100) * 255 / 1000
     np.save("set/p0/cine.npy", np.full((3, 6, 9, 3), 77, np.uint8))
-    assert (raw_cases(MANIFEST)[0].read()[0] == 77).all()
+    assert (source_cases(MANIFEST)[0].read()[0] == 77).all()
 
 
 def test_masks_as_pictures_and_of_other_numbers(manifest):
     mask = np.load("set/p0/mask.npy")
     Image.fromarray(mask).save("set/p0/mask.PNG")
     write_manifest([manifest[0] | {"vessel_mask_actual_path": "p0/mask.PNG"}])
-    np.testing.assert_array_equal(raw_cases(MANIFEST)[0].read()[1], mask > 0)
+    np.testing.assert_array_equal(source_cases(MANIFEST)[0].read()[1], mask > 0)
     write_manifest(manifest)
     for dtype in (np.uint16, np.float32, np.int64):
         np.save("set/p0/mask.npy", mask.astype(dtype))
-        np.testing.assert_array_equal(raw_cases(MANIFEST)[0].read()[1], mask > 0)
+        np.testing.assert_array_equal(source_cases(MANIFEST)[0].read()[1], mask > 0)
     np.save("set/p0/mask.npy", np.where(mask, np.nan, 0))
     fails("float64 of shape (6, 9); expected numbers with 2 dimensions")
 
@@ -158,7 +159,7 @@ def test_the_preset_says_which_column_has_the_masks(manifest):
     pseudo = MANIFEST.model_copy(update={"mask": "vessel_mask_pseudo_path"})
     for some in (columns, [*columns, "vessel_mask_actual_path"]):
         write_manifest(rows, some)
-        (case,) = raw_cases(pseudo)
+        (case,) = source_cases(pseudo)
         assert case.read()[1].sum() == 6 and Path("set/p0/pseudo.npy") in case.files
     fails("column no_path missing", MANIFEST.model_copy(update={"mask": "no_path"}))
 
@@ -180,7 +181,7 @@ BAR[1:4, 1:8] = 1
 def test_a_mask_is_drawn_from_the_edges_where_there_is_none(manifest, content):
     write_manifest([manifest[0] | {"vessel_mask_actual_path": ""}])
     put_contours(view_angles={"primary": 1, "secondary": 2}, **content)
-    (case,) = raw_cases(MANIFEST)
+    (case,) = source_cases(MANIFEST)
     frame, mask = case.read()
     assert (frame == 1).all() and mask.dtype == np.uint8
     np.testing.assert_array_equal(mask, BAR)
@@ -189,7 +190,7 @@ def test_a_mask_is_drawn_from_the_edges_where_there_is_none(manifest, content):
 
 def test_edges_beyond_the_frame_are_cut_and_bad_ones_are_named():
     far = {"left_edge": [[-9, 2], [30, 2]], "right_edge": [[-9, 3.4], [30, 3.4]]}
-    np.testing.assert_array_equal(drawn(far, (6, 9), HERE), np.isin(np.indices((6, 9))[0], (2, 3)))
+    np.testing.assert_array_equal(draw_mask(far, (6, 9), HERE), np.isin(np.indices((6, 9))[0], (2, 3)))
     for left, right, said in (
         (LEFT, None, "is not a list of two or more points"),
         (LEFT, [[1, 2]], "is not a list of two or more points"),
@@ -200,7 +201,7 @@ def test_edges_beyond_the_frame_are_cut_and_bad_ones_are_named():
         ([[50, 50], [60, 50]], [[50, 60], [60, 60]], "enclose no pixel"),
     ):
         with pytest.raises(UserError, match=f"here.npy: .*{said}"):
-            drawn({"left_edge": left, "right_edge": right}, (6, 9), HERE)
+            draw_mask({"left_edge": left, "right_edge": right}, (6, 9), HERE)
 
 
 def test_a_table_out_of_excel(manifest):
@@ -210,7 +211,7 @@ def test_a_table_out_of_excel(manifest):
         ";;;;;;;",
     ]
     Path("set/manifest.csv").write_bytes("\r\n".join(lines).encode("utf-8-sig"))
-    found = raw_cases(MANIFEST)
+    found = source_cases(MANIFEST)
     assert [case.groups for case in found] == [{"phase": "systole"}] * 2
     assert found[1].where.endswith("manifest.csv, line 3")
 
@@ -221,7 +222,7 @@ def test_every_row_with_a_mistake_is_kept_as_a_line_and_the_others_are_read(mani
     with Path("set/manifest.csv").open("a") as handle:
         handle.write("p,c,a,0,m,j,train,0.3,more\n")
     problems = Problems()
-    assert [case.case_id for case in listed(MANIFEST, problems)] == ["c0", "c1"]
+    assert [case.case_id for case in list_cases(MANIFEST, problems)] == ["c0", "c1"]
     assert [line.split(": ")[0][-6:] for line in problems] == ["line 3", "line 5", "line 6", "line 7"]
     assert "spacing 'wide' is not millimetres per pixel" in problems[2] and "more cells than columns" in problems[3]
     write_manifest(manifest, (*COLUMNS, "split"))
@@ -231,11 +232,11 @@ def test_every_row_with_a_mistake_is_kept_as_a_line_and_the_others_are_read(mani
 def test_further_columns_and_spacing_travel_with_the_test_cases(manifest, tmp_path):
     more = {"cass_segment": "6", "height": "tall", "spacing": "0.3", "other_path": "x"}
     write_manifest([row | more for row in manifest], (*COLUMNS, *more))
-    raw = raw_cases(MANIFEST)
+    raw = source_cases(MANIFEST)
     assert raw[0].groups == {"cass_segment": "6", "height": "tall"} and raw[0].spacing == (0.3, 0.3)
-    cases.write_cases(tmp_path / "test", [*raw, raw_case(1)], iter, report=True)
-    first, _, last = cases.Cases(tmp_path / "test")
+    write_cases(tmp_path / "test", [*raw, source_case(1)], iter, report=True)
+    first, _, last = Cases(tmp_path / "test")
     assert first.groups == {"cass_segment": "6", "source_height": "tall"} and first.spacing == (0.3, 0.3)
     assert last.groups == {"cass_segment": "", "source_height": ""} and last.spacing is None
-    cases.write_cases(tmp_path / "train", raw, iter)
-    assert tuple(cases.Cases(tmp_path / "train").rows[0]) == cases.FIELDS
+    write_cases(tmp_path / "train", raw, iter)
+    assert tuple(Cases(tmp_path / "train").rows[0]) == FIELDS

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import FOLDER, MANIFEST
-from dicoms import write_dicom
+from helpers.data import FOLDER, MANIFEST
+from helpers.dicoms import write_dicom
 from PIL import Image
 from pycocotools import mask as runs
 from skimage.measure import find_contours
 
-from nightshift.config.params import Coco, Dicom
+from nightshift.config.presets import Coco, Dicom
+from nightshift.ingest.sources import source_cases
 from nightshift.simulation.simulator import Simulation, simulate_case, write_dataset
-from nightshift.ingest.sources import raw_cases
 
 TWELVE = Simulation(12, 1, 160, 4, "artery", "LAD", val=0.25, test=0.25, seed=3)
 DICOM = Dicom(kind="dicom", images="dicom", masks="dicom", split="made")
@@ -88,7 +88,7 @@ def write_coco(path, simulated, shapes):
 
 def arrays(source):
     """Of each case what is to agree, in the order of the patients."""
-    cases = sorted(raw_cases(source), key=lambda case: case.case_id)
+    cases = sorted(source_cases(source), key=lambda case: case.case_id)
     return cases, [case.read() for case in cases]
 
 
