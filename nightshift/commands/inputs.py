@@ -1,4 +1,4 @@
-"""What a trained arm is asked about: pictures, arrays and DICOM files, alone or in folders, as single frames."""
+"""Inputs of `nightshift predict`: pictures, arrays and DICOM files, alone or in folders, as single frames."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
-from nightshift.ingest import dicom
-from nightshift.ingest import images as pictures
-from nightshift.carm import view
+from nightshift.carm import Angles, view
 from nightshift.console.errors import UserError
-from nightshift.ingest.user_table import at, read_rows
-from nightshift.carm import Angles
+from nightshift.ingest import dicom, images
+from nightshift.ingest.record import error_prefix
+from nightshift.ingest.user_table import read_rows
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from nightshift.ingest.record import Pixels
 
 DICOM = (".dcm", ".dicom")  # and every file that begins as one, whatever its name
 COLUMNS = ("file", "primary_angle", "secondary_angle")
@@ -24,38 +25,39 @@ COLUMNS = ("file", "primary_angle", "secondary_angle")
 
 @dataclass(frozen=True)
 class Frame:
-    """`pixels` (H, W) uint8. `name`: the file's, and in a cine the number of the frame from 0, as `cine-00012`.
+    """One frame of a file.
 
-    `angles` in degrees and `spacing` in millimetres per pixel (row, column), None where the file has none.
+    `name`: the file's, in a cine with the number of the frame from 0, as `cine-00012`. `pixels`: (H, W), uint8.
+    `angles` in degrees and `spacing` in millimetres per pixel (row, column) are None where the file has none.
     """
 
     name: str
-    pixels: np.ndarray
+    pixels: Pixels
     angles: Angles | None = None
     spacing: tuple[float, float] | None = None
 
 
-def listed(given: Iterable[Path]) -> list[Path]:
-    """The files that are meant, each once: folders stand for what is in them, by name, but not in folders in them.
+def list_files(paths: Iterable[Path]) -> list[Path]:
+    """The files to segment, each once. A folder stands for its files by name, without those of folders in it.
 
-    Raises UserError for what is not there or is no picture, array or DICOM file.
+    Raises UserError for a path that does not exist or is no picture, array or DICOM file.
     """
-    found: list[Path] = []
-    for path in given:
+    files: list[Path] = []
+    for path in paths:
         if path.is_dir():
             inside = sorted(
-                one for one in path.iterdir() if one.is_file() and not one.name.startswith(".") and _kind(one)
+                file for file in path.iterdir() if file.is_file() and not file.name.startswith(".") and _kind(file)
             )
             if not inside:
-                raise UserError(f"{path}: {_wanted()} in it; folders in it are not looked into")
-            found += inside
+                raise UserError(f"{path}: {_expected()} in it; folders in it are not looked into")
+            files += inside
         elif not path.is_file():
             raise UserError(f"{path}: no such file or folder")
         elif _kind(path):
-            found.append(path)
+            files.append(path)
         else:
-            raise UserError(f"{path}: {_wanted()}")
-    return list({path.resolve(): path for path in found}.values())
+            raise UserError(f"{path}: {_expected()}")
+    return list({path.resolve(): path for path in files}.values())
 
 
 def frames_of(path: Path) -> list[Frame]:
@@ -63,20 +65,20 @@ def frames_of(path: Path) -> list[Frame]:
     kind = _kind(path)
     if kind == "dicom":
         return _dicom(path)
-    pixels = pictures.picture(path) if kind == "picture" else _array(path)
+    pixels = images.picture(path) if kind == "picture" else _array(path)
     if pixels.ndim == 2:
         return [Frame(path.stem, pixels)]
-    return [Frame(_numbered(path, i), one) for i, one in enumerate(pixels)]
+    return [Frame(_numbered(path, i), frame) for i, frame in enumerate(pixels)]
 
 
 def _numbered(path: Path, frame: int) -> str:
     return f"{path.stem}-{frame:05d}"
 
 
-def _kind(path: Path) -> str:
-    """picture, array or dicom; empty for anything else."""
+def _kind(path: Path) -> Literal["picture", "array", "dicom", ""]:
+    """What kind of file it is; empty for any other."""
     suffix = path.suffix.lower()
-    if suffix in pictures.SUFFIXES:
+    if suffix in images.SUFFIXES:
         return "picture"
     if suffix == ".npy":
         return "array"
@@ -84,61 +86,56 @@ def _kind(path: Path) -> str:
         return "dicom" if suffix in DICOM or file.read(132)[128:] == b"DICM" else ""
 
 
-def _wanted() -> str:
-    return f"no picture ({', '.join(sorted(pictures.SUFFIXES))}), .npy or DICOM file"
+def _expected() -> str:
+    return f"no picture ({', '.join(sorted(images.SUFFIXES))}), .npy or DICOM file"
 
 
-def _array(path: Path) -> np.ndarray:
+def _array(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[Any]]:
     """(H, W) or (T, H, W), uint8; mapped, so that a long cine is read frame by frame."""
-    import numpy as np
-
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path}: not readable as a NumPy array: {error}") from None
-    shape = getattr(array, "shape", ())
-    if len(shape) not in (2, 3) or 0 in shape or shape[-1] in (3, 4) or array.dtype != np.uint8:
+    array = images.read_array(path)
+    shape = array.shape
+    if len(shape) not in (2, 3) or 0 in shape or shape[-1] in (3, 4) or array.dtype != "uint8":
         raise UserError(f"{path}: expected one grey frame (H, W) or a cine (T, H, W), uint8, as numpy.save writes it")
     return array
 
 
 def _dicom(path: Path) -> list[Frame]:
     """Greys as a viewer shows them, with each frame's own angles and the header's spacing."""
-    try:
-        found = dicom.header(path)
-        dicom.check(found)
-        count, spacing = dicom.frames(found), dicom.spacing(found)
+    with error_prefix(str(path)):
+        header = dicom.header(path)
+        dicom.check(header)
+        count, spacing = dicom.frames(header), dicom.spacing(header)
         names = [path.stem] if count == 1 else [_numbered(path, i) for i in range(count)]
-        return [Frame(name, dicom.grey(path, i), dicom.angles(found, i), spacing) for i, name in enumerate(names)]
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+        return [Frame(name, dicom.grey(path, i), dicom.angles(header, i), spacing) for i, name in enumerate(names)]
 
 
-def angles_in(table: Path, files: Sequence[Path]) -> dict[Path, Angles]:
-    """The angles that a CSV of COLUMNS gives to some of `files`.
+def angles_by_file(table: Path, files: Sequence[Path]) -> dict[Path, Angles]:
+    """The angles that a CSV of COLUMNS gives to some of `files`; its other rows are ignored.
 
-    A file is named by its path, from here or from the CSV, or by its bare name where no other one has the same.
-    Raises UserError for a table that cannot be read, and for a row that is wrong or names none of the files.
+    A file is named by its path, from the current folder or from that of the CSV, or by its bare name where no other
+    file has the same. Raises UserError for a table that cannot be read, and for a row that is wrong or ambiguous.
     """
-    rows = read_rows(table, COLUMNS, "table of angles")
-    places, count = {path.resolve(): path for path in files}, Counter(path.name for path in files)
-    names = {path.name: path for path in files if count[path.name] == 1}
-    found: dict[Path, Angles] = {}
-    for where, row in rows:
+    by_path, count = {path.resolve(): path for path in files}, Counter(path.name for path in files)
+    by_name = {path.name: path for path in files if count[path.name] == 1}
+    angles: dict[Path, Angles] = {}
+    for where, row in read_rows(table, COLUMNS, "table of angles"):
         name = row["file"]
-        nearby = (places.get((folder / name).resolve()) for folder in (table.parent, Path()))
-        path = next((one for one in nearby if one), names.get(name))
+        nearby = (by_path.get((folder / name).resolve()) for folder in (table.parent, Path()))
+        path = next((path for path in nearby if path), by_name.get(name))
         if count[name] > 1 and path is None:
             raise UserError(f"{where}: {count[name]} files are named {name}; give their paths")
         if path is None:
-            continue  # a table may know more than what is asked about
-        if path in found:
+            continue
+        if path in angles:
             raise UserError(f"{where}: {name} is in it twice")
-        found[path] = angles_from((row["primary_angle"], row["secondary_angle"]), where)
-    return found
+        angles[path] = angles_from((row["primary_angle"], row["secondary_angle"]), where)
+    return angles
 
 
 def angles_from(texts: Sequence[str], where: str) -> Angles:
-    """Primary and secondary angle, in degrees or as `RAO 30` and `CRA 20`. Raises UserError for anything else."""
-    with at(where):
+    """Primary and secondary angle in degrees, from numbers or text such as `RAO 30`.
+
+    Raises UserError for anything else, with the place `where` in front.
+    """
+    with error_prefix(where):
         return view(*texts)

@@ -1,48 +1,69 @@
-"""A trained arm alone on frames of any size: masks, pictures of them on the frame, and how sure it is."""
+"""Masks of frames of any size by a trained model, with overlays, area and confidence."""
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
+from pydantic import BaseModel
 
-from nightshift.model.segmentation import Arm
-from nightshift.evaluation.evaluate import FULL, Vessels, cut
-from nightshift.core.io import replacing
-from nightshift.commands.inputs import Frame
 from nightshift.carm import Angles
+from nightshift.commands.inputs import Frame
+from nightshift.core.io import replacing
+from nightshift.data.painting import paint_mask
+from nightshift.evaluation.predictor import MAP_MAX, CachedPredictor, threshold_mask
+from nightshift.model.segmentation import SegmentationModel
 
 MASKS, OVERLAYS = "masks", "overlays"
-COLOUR = (86, 180, 233)  # of a vessel, as in the report
+COLOUR = (86, 180, 233)  # of vessels, as in the report
+Mask = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
+ProbabilityMap = np.ndarray[tuple[int, ...], np.dtype[np.uint16]]
+
+
+class Prediction(BaseModel):
+    """A mask in predictions.json: the `file` of the frame, and the `name` of its PNG files.
+
+    `height`, `width` and `area` in pixels, `area_mm2` None where the file has no spacing; `confidence`: the mean
+    probability inside the mask, None where that is empty.
+    """
+
+    file: str
+    name: str
+    height: int
+    width: int
+    area: int
+    area_mm2: float | None
+    confidence: float | None
 
 
 def predict(
-    arm: Arm, threshold: float, frames: Iterable[tuple[Path, Frame, Angles]], out: Path
-) -> list[dict[str, Any]]:
-    """masks/NAME.png and overlays/NAME.png of each frame, at its own size, in the new folder `out`; a row for each.
+    model: SegmentationModel, threshold: float, frames: Iterable[tuple[Path, Frame, Angles]], out: Path
+) -> list[Prediction]:
+    """Write masks/NAME.png and overlays/NAME.png of each frame, at its own size, into the new folder `out`.
 
-    The map is cut at `threshold`, as in evaluation. A row has the file that a frame is from, its NAME, `height` and
-    `width`, `area` in pixels and (None without spacing) `area_mm2`, and `confidence`: the mean probability inside the
-    mask, None where that is empty.
+    Args:
+        model: in eval mode, on its device.
+        threshold: of the probability, from the card.
+        frames: each with the file it is from and its angles.
+        out: appears when all are written.
     """
-    rows: list[dict[str, Any]] = []
+    predictions = []
     taken: set[str] = set()
     with replacing(out) as folder:
         for part in (MASKS, OVERLAYS):
             (folder / part).mkdir(parents=True)
         for path, frame, angles in frames:
-            name, pixels = _free(frame.name, taken), np.array(frame.pixels)  # a copy: torch warns of a mapped file's
-            found = Vessels(arm, pixels, arm.resolution).map(angles)
-            mask = cut(found, threshold)
+            name, pixels = _free_name(frame.name, taken), np.array(frame.pixels)  # a copy: torch warns of mapped files
+            probability = CachedPredictor(model, pixels).probability_map(angles)
+            mask = threshold_mask(probability, threshold)
             Image.fromarray(mask.astype(np.uint8) * 255).save(folder / MASKS / f"{name}.png")
-            Image.fromarray(painted(pixels, mask)).save(folder / OVERLAYS / f"{name}.png")
-            rows.append({"file": path.as_posix(), "name": name} | measured(found, mask, frame))
-    return rows
+            Image.fromarray(paint_mask(pixels, mask, COLOUR)).save(folder / OVERLAYS / f"{name}.png")
+            predictions.append(_prediction(path, name, probability, mask, frame))
+    return predictions
 
 
-def _free(name: str, taken: set[str]) -> str:
-    """`name`, or the first of name-2, name-3 ... that no other file has, also where A and a are one."""
+def _free_name(name: str, taken: set[str]) -> str:
+    """`name`, or the first of name-2, name-3 ... that is not taken, also where a disk does not tell A from a."""
     number, free = 1, name
     while free.casefold() in taken:
         number += 1
@@ -51,21 +72,16 @@ def _free(name: str, taken: set[str]) -> str:
     return free
 
 
-def painted(frame: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The frame (H, W), uint8, with the mask (H, W), bool, in colour over it: (H, W, 3), uint8."""
-    picture = np.repeat(frame[..., None], 3, axis=2).astype(np.float32)
-    picture[mask] = 0.45 * picture[mask] + 0.55 * np.array(COLOUR)
-    return picture.round().astype(np.uint8)
-
-
-def measured(vessels: np.ndarray, mask: np.ndarray, frame: Frame) -> dict[str, int | float | None]:
-    """What a row says of a map (H, W) as `Vessels` makes it and its mask (H, W), bool."""
+def _prediction(path: Path, name: str, probability: ProbabilityMap, mask: Mask, frame: Frame) -> Prediction:
+    """What predictions.json says of a map (H, W), as `CachedPredictor` makes it, and its mask (H, W)."""
     height, width = mask.shape
     area = int(mask.sum())
-    return {
-        "height": height,
-        "width": width,
-        "area": area,
-        "area_mm2": None if frame.spacing is None else round(area * frame.spacing[0] * frame.spacing[1], 3),
-        "confidence": round(float(vessels[mask].mean()) / FULL, 6) if area else None,
-    }
+    return Prediction(
+        file=path.as_posix(),
+        name=name,
+        height=height,
+        width=width,
+        area=area,
+        area_mm2=None if frame.spacing is None else round(area * frame.spacing[0] * frame.spacing[1], 3),
+        confidence=round(float(probability[mask].mean()) / MAP_MAX, 6) if area else None,
+    )

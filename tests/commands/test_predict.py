@@ -1,51 +1,52 @@
-"""A trained arm alone: the masks of its evaluation, from its folder and a file; every mistake in one line."""
+"""`nightshift predict`: the masks of the evaluation from a model's folder and a file; every mistake is one line."""
 
+import os
 import re
 import shutil
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from helpers.docs import PAGES, blocks
 from PIL import Image
 
-from nightshift.model import card as cards
+from nightshift.arms import lora
 from nightshift.backbone import encoder
-from nightshift.evaluation.evaluate import evaluate as evaluation
-from nightshift.commands import inputs
-from nightshift.model.segmentation import lora
-from nightshift.training.trainer import trainer as training
-from nightshift.model.segmentation import Arm
-from nightshift.feature_cache import encode_arm
-from nightshift.console.errors import UserError
-from nightshift.core.io import read_csv, read_json, write_json
-from nightshift.data.letterbox import frame_to_square
-from nightshift.core.hashing import hash_files, sha256
-from nightshift.evaluation.measures import all_metrics
-from nightshift.config.presets import Encoder
 from nightshift.backbone.pretrained import RECORD
-from stages import predict
+from nightshift.commands import inputs, predict
+from nightshift.commands.main import dispatch
+from nightshift.config.hardware import hardware
+from nightshift.config.presets import Encoder
+from nightshift.console.errors import UserError
+from nightshift.core.hashing import hash_files, sha256
+from nightshift.core.io import read_csv, read_json, write_json
+from nightshift.core.records import ArmVerdict
+from nightshift.data.letterbox import frame_to_square
+from nightshift.evaluation.evaluate import evaluate_arm
+from nightshift.evaluation.measures import all_measures
+from nightshift.feature_cache import encode_arm
+from nightshift.model.card import read_card, settings_of
+from nightshift.model.head_file import load_head
+from nightshift.model.kinds import kind_of
+from nightshift.model.segmentation import SegmentationModel
+from nightshift.training.trainer import train_arm
 
 MODEL = "models/lora/seed-0"
 PREFIX = "detector.backbone.vision_backbone."
 
 
-def train(name, settings):
+def train(settings):
     """models/NAME and reports/evaluation/NAME from data/prepared."""
-    write_json(f"reports/probe/{name}.json", {"ok": True})
-    start, adapt, save, merge = settings.preset.depth, lambda trunk: None, lambda *_: None, evaluation.nothing
-    if name == "lora":
-        start, adapt = lora.prefix_end(settings.lora, start), partial(lora.add_adapters, lora=settings.lora)
-        save, merge = lora.save_adapters, lora.merge_adapters
-    encode_arm(name, settings, start)
-    training.train_arm(name, settings, start, adapt, save)
-    evaluation.evaluate_arm(name, settings, merge)
+    prefix = kind_of(settings).prefix(settings)
+    ArmVerdict(ok=True, cause="", cure="", prefix=prefix).write(Path(f"reports/probe/arms/{settings.name}.json"))
+    encode_arm(settings.name, settings, prefix)
+    train_arm(settings)
+    evaluate_arm(settings.name)
 
 
 def ask(*arguments):
-    predict.main([str(one) for one in (*arguments, "-o", "out")])
+    dispatch(["predict", *(str(one) for one in (*arguments, "-o", "out"))])
 
 
 def refused(*arguments) -> str:
@@ -75,14 +76,14 @@ def frames(prepared):
 @pytest.fixture
 def trained(small, frames):
     """A LoRA arm in models/lora/seed-0, evaluated on the same two cases."""
-    train("lora", small())
+    train(small({}, "lora"))
     return frames
 
 
 @pytest.mark.parametrize("name", ["frozen", "lora"])
 @pytest.mark.parametrize("changes", [{}, {"encoder.precision": "bf16", "encoder.resolution": 84, "view.mode": "none"}])
 def test_the_masks_are_those_of_the_evaluation(small, frames, name, changes, tmp_path):
-    train(name, small(changes))
+    train(small(changes, name))
     for needless in ("params.yaml", "conf", "data"):
         (tmp_path / needless).rename(tmp_path / f"no-{needless}")
     ask(f"models/{name}/seed-0", "frames", *([] if changes else ["--angles-csv", "angles.csv"]), "--json")
@@ -94,7 +95,7 @@ def test_the_masks_are_those_of_the_evaluation(small, frames, name, changes, tmp
         pictures = Path(f"reports/evaluation/{name}/pictures")
         np.testing.assert_array_equal(found, mask(pictures / f"prediction-0-{i:05d}.png"))
         assert found.shape == case.frame.shape == (one["height"], one["width"])
-        assert f"{all_metrics(found > 0, case.mask)['dice']:.6f}" == row["dice"]
+        assert f"{all_measures(found > 0, case.mask)['dice']:.6f}" == row["dice"]
         assert one["area"] == (found > 0).sum() and one["area_mm2"] is None
         inside = mask(pictures / f"probability-0-{i:05d}.png")[found > 0] / 65535
         assert one["confidence"] == (pytest.approx(inside.mean(), abs=1e-6) if inside.size else None)
@@ -177,7 +178,7 @@ def test_what_is_missing_or_wrong_is_one_line(trained):
     card = read_json(f"{MODEL}/card.json")
     for key in ("preset", "encoder"):
         write_json(f"{MODEL}/card.json", card | {"settings": {k: v for k, v in card["settings"].items() if k != key}})
-        assert f"card.json: key 'settings.{key}' is missing" in refused(MODEL, "frames", "--angles", "0", "0")
+        assert f"card.json: settings.{key}: " in refused(MODEL, "frames", "--angles", "0", "0")
     other = card["settings"]["preset"] | {"embed_dim": 64, "d_model": 32}
     write_json(f"{MODEL}/card.json", card | {"settings": card["settings"] | {"preset": other}})
     assert "not the adapters of this encoder" in refused(MODEL, "frames", "--angles", "0", "0")
@@ -203,23 +204,23 @@ def test_a_table_of_angles_is_never_guessed_at(tmp_path, rows, said):
     files = [tmp_path / name for name in ("a.png", "x/c.png", "y/c.png")]
     (tmp_path / "t.csv").write_text(f"file,primary_angle,secondary_angle\n{rows}\n")
     with pytest.raises(UserError, match=re.escape(said)):
-        inputs.angles_in(tmp_path / "t.csv", files)
+        inputs.angles_by_file(tmp_path / "t.csv", files)
     good = "note,file,primary_angle,secondary_angle\n,y/c.png,-3.5,4\n,a.png,1,2\n,unknown.png,0,0\n"
     (tmp_path / "t.csv").write_text(good, encoding="utf-8-sig")
-    assert inputs.angles_in(tmp_path / "t.csv", files) == {files[2]: (-3.5, 4.0), files[0]: (1.0, 2.0)}
+    assert inputs.angles_by_file(tmp_path / "t.csv", files) == {files[2]: (-3.5, 4.0), files[0]: (1.0, 2.0)}
     (tmp_path / "t.csv").write_text("file,primary\n")
     with pytest.raises(UserError, match="column primary_angle, secondary_angle missing"):
-        inputs.angles_in(tmp_path / "t.csv", files)
+        inputs.angles_by_file(tmp_path / "t.csv", files)
 
 
 @pytest.fixture
 def weighted(small, frames):
     """A LoRA arm that was trained on weights in sam3.pt."""
-    settings = small({"encoder.weights": "sam3.pt"})
+    settings = small({"encoder.weights": "sam3.pt"}, "lora")
     neck = encoder.build(Encoder(**settings.preset.model_dump() | {"seed": 7}))
     torch.save({PREFIX + name: value for name, value in neck.state_dict().items()}, "sam3.pt")
     write_json(RECORD, hash_files([Path("sam3.pt")], iter)[0])
-    train("lora", settings)
+    train(settings)
     return settings
 
 
@@ -248,16 +249,55 @@ def test_an_arm_of_random_weights_takes_no_file(trained):
     assert "was trained on random weights, not on w.pt; leave --weights out" in asked
 
 
+def test_a_damaged_array_is_one_line(trained):
+    """A damaged header makes NumPy raise almost anything."""
+    whole = Path("frames/case-8.npy").read_bytes()
+    for wrong in (
+        whole[:5],
+        whole[:90],
+        whole[:40] + b"\xff(" + whole[42:],
+        b"\x93NUMPY\x01\x00\x10\x00{'descr': '|u1'",
+    ):
+        Path("cine.npy").write_bytes(wrong)
+        assert "cine.npy: not readable as a NumPy array" in refused(MODEL, "cine.npy", "--angles", "0", "0")
+
+
+def test_the_project_is_the_nearest_folder_with_params_and_dvc_yaml(checkout, monkeypatch):
+    folder = checkout / "studies/one"
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    assert predict.project_folder() is None
+    (checkout / "dvc.yaml").write_text("stages: {}")
+    assert predict.project_folder() == checkout
+    for name in ("params.yaml", "dvc.yaml"):
+        (folder / name).write_text("")
+    assert predict.project_folder() == folder
+
+
+def test_hardware_is_that_of_the_project_from_a_folder_in_it(trained, checkout, monkeypatch):
+    monkeypatch.setenv("DVC_ROOT", "to be set back")  # so that pytest undoes what the command sets
+    del os.environ["DVC_ROOT"]
+    (checkout / "dvc.yaml").write_text("stages: {}")
+    (checkout / "hardware.yaml").write_text("device: abacus\n")
+    hardware.cache_clear()
+    monkeypatch.chdir(checkout / "frames")
+    assert "hardware.yaml: " in refused(checkout / MODEL, "case-7.png", "--angles", "RAO 30", "CRA 20")
+    (checkout / "hardware.yaml").write_text("device: cpu\nthreads: 1\n")
+    hardware.cache_clear()
+    ask(checkout / MODEL, "case-7.png", "--angles", "RAO 30", "CRA 20")
+    assert mask("out/masks/case-7.png").shape == trained[0].frame.shape
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_merged_adapters_give_what_training_saw(small, trained, precision):
     """And in half precision they are as near to the arm in float32 as the adapters beside the weights were."""
-    settings = small({"encoder.precision": precision})
-    merged = evaluation.open_arm(Path(MODEL), settings, lora.merge_adapters)
+    settings = small({"encoder.precision": precision}, "lora")
+    merged = lora.open_model(Path(MODEL), settings)
     beside = open_beside(settings)
-    exact = open_beside(small({"encoder.precision": "fp32"}))
+    exact = open_beside(small({"encoder.precision": "fp32"}, "lora"))
     image, angles = frame_to_square(trained[0].frame, settings.resolution)[None], torch.tensor([trained[0].angles])
     with torch.no_grad():
-        one, two, true = (arm(None, angles, image) for arm in (merged, beside, exact))
+        one, two, true = (model(None, angles, image) for model in (merged, beside, exact))
     if precision == "fp32":
         torch.testing.assert_close(one, two, rtol=0, atol=1e-4)
     else:
@@ -265,26 +305,24 @@ def test_merged_adapters_give_what_training_saw(small, trained, precision):
 
 
 def open_beside(settings):
-    """The arm with its adapters beside the weights, as in training."""
+    """The model with its adapters beside the weights, as in training."""
     from peft import PeftModel
-    from safetensors.torch import load_file
 
-    arm = Arm(encoder.configured(settings), settings.preset.depth, settings)
-    PeftModel.from_pretrained(arm.neck.trunk, MODEL)
-    arm.segmenter.load_state_dict(load_file(f"{MODEL}/head.safetensors"))
-    return arm.eval()
+    model = SegmentationModel(encoder.configured(settings), settings.preset.depth, settings)
+    PeftModel.from_pretrained(model.neck.trunk, MODEL)
+    load_head(model, Path(MODEL))
+    return model.eval()
 
 
-def test_the_readmes_lines_of_plain_peft_give_our_trunk(weighted):
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    code = next(block for block in blocks if "PeftModel" in block)
+def test_the_documented_lines_of_plain_peft_give_our_trunk(weighted):
+    code = next(one.text for page in PAGES for one in blocks(page, "python") if "PeftModel" in one.text)
     images = torch.rand(1, 3, weighted.resolution, weighted.resolution) * 2 - 1
     names = {"images": images}
-    exec(code, names)  # noqa: S102, the README's own code
-    card = cards.read(Path(MODEL))
-    arm = evaluation.open_arm(Path(MODEL), cards.settings_of(card, Path(MODEL)), lora.merge_adapters)
+    exec(code, names)  # noqa: S102, the documentation's own code
+    card = read_card(Path(MODEL))
+    model = lora.open_model(Path(MODEL), settings_of(card, Path(MODEL)))
     with torch.no_grad():
-        ours = arm.features(None, images)
+        ours = model.features(None, images)
     torch.testing.assert_close(names["features"], ours, rtol=1e-5, atol=1e-5)
     plain = encoder.configured(weighted)
     assert not torch.allclose(encoder.run_prefix(plain.trunk, images, 3).permute(0, 3, 1, 2), ours, atol=1e-3)
