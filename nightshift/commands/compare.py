@@ -62,7 +62,7 @@ def folders(given: list[str]) -> dict[str, Path]:
         if not sign or not folder:
             raise UserError(f"--masks {one}: expected NAME=DIR, as unet=masks/unet")
         if not ARM_NAME.fullmatch(name):
-            raise UserError(f"--masks {one}: name '{name}': expected letters, digits, - and _ only")
+            raise UserError(f"--masks {one}: name '{name}': expected letters, digits, _ and -, which is not the first")
         if name.casefold() in (other.casefold() for other in found):
             raise UserError(f"--masks {one}: a second folder of '{name}'; give each a name of its own")
         found[name] = Path(folder)

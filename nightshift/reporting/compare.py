@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from nightshift.config.sections import Compare
-from nightshift.core.io import write_json, write_text
+from nightshift.core.io import write_text
 from nightshift.core.tables import write_table
 from nightshift.reporting import figures, overlays, render
 from nightshift.reporting.about import About
@@ -29,7 +29,7 @@ def write(arms: Mapping[str, ArmResults], chosen: Compare, about: About, folder:
     panels = overlays.panels(arms)
     contents = render.contents(arms, found, panels, about, chosen.margin)
     pages = {name: render.render(f"{name}.j2", contents) for name in ("report.html", "report.md")}
-    write_json(folder / "metrics.json", found.metrics.model_dump())
+    found.metrics.write(folder / "metrics.json")
     write_table(folder / "measures.csv", measures_table(found))
     if all(len(arm.curves) for arm in arms.values()):
         figures.write_png(folder / "plots/curves.png", render.curves(arms, CURVES))

@@ -65,7 +65,7 @@ def curves(
             for style, rows in arms.items():
                 for i, (seed, epoch) in enumerate(chosen[style].items()):
                     line = rows[rows["seed"] == seed].set_index("epoch")[column]
-                    name = style.label if i == 0 else None
+                    name = short(style.label, 20) if i == 0 else None
                     mark = {"marker": style.marker, "markevery": [-1]} if len(arms) > 2 else {}
                     axes.plot(line.index, line, color=style.colour, label=name, linewidth=1.8, **mark)
                     if column == "val_dice":
@@ -130,7 +130,7 @@ def ablations(rows: Sequence[AblationRow], arms: Mapping[str, Style]) -> Figure:
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
         grid(axes)
-        legend(figure, {arms[name]: arms[name].label for name in shown})
+        legend(figure, {arms[name]: short(arms[name].label, 20) for name in shown})
     return figure
 
 

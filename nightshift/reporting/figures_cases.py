@@ -41,11 +41,15 @@ def paired(pair: Pair, reference: Floats, other: Floats) -> Figure:
                 marker=style.marker,
                 linewidth=0,
             )
-        axes.text(0.03, 0.97, f"{second.label} better", color=second.colour, transform=axes.transAxes, va="top")
-        axes.text(0.97, 0.03, f"{first.label} better", color=first.colour, transform=axes.transAxes, ha="right")
+        axes.text(
+            0.03, 0.97, f"{short(second.label, 20)} better", color=second.colour, transform=axes.transAxes, va="top"
+        )
+        axes.text(
+            0.97, 0.03, f"{short(first.label, 20)} better", color=first.colour, transform=axes.transAxes, ha="right"
+        )
         axes.set(xlim=(low, 1), ylim=(low, 1), aspect="equal")
-        axes.set_xlabel(f"Dice, {first.inside} (0 to 1)")
-        axes.set_ylabel(f"Dice, {second.inside} (0 to 1)")
+        axes.set_xlabel(f"Dice, {short(first.inside, 20)} (0 to 1)")
+        axes.set_ylabel(f"Dice, {short(second.inside, 20)} (0 to 1)")
         grid(axes)
     return figure
 
@@ -78,7 +82,7 @@ def dumbbells(pair: Pair, reference: "pd.Series[float]", other: "pd.Series[float
         right.barh(rows, gain, height=0.6 if n <= NAMED else 1, color=winners, edgecolor=winners, linewidth=0.3)
         right.axvline(0, color=INK, linewidth=1)
         reach = 1.08 * max(np.abs(gain).max(), 0.005)
-        right.set(xlim=(-reach, reach), xlabel=f"Dice, {second.inside} - {first.inside}")
+        right.set(xlim=(-reach, reach), xlabel=f"Dice, {short(second.inside, 20)} - {short(first.inside, 20)}")
         left.set(xlabel="Dice (0 to 1)", ylim=(-0.8, n - 0.2))
         if n <= NAMED:
             left.set_yticks(rows, [short(name, 24) for name in names], fontsize=8)
@@ -91,7 +95,9 @@ def dumbbells(pair: Pair, reference: "pd.Series[float]", other: "pd.Series[float
             axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
             grid(axes)
         counts = ((first, int((gain < 0).sum())), (second, int((gain > 0).sum())))
-        legend(figure, {style: f"{style.label}, better for {count} of {n} {what}s" for style, count in counts})
+        legend(
+            figure, {style: f"{short(style.label, 20)}, better for {count} of {n} {what}s" for style, count in counts}
+        )
     return figure
 
 

@@ -1,4 +1,4 @@
-"""Pages in headless Chromium: what is wrong with one that only a browser can tell."""
+"""Looks at a page in headless Chromium, and finds what is wrong with it that only a browser shows."""
 
 import os
 from collections.abc import Iterator
@@ -8,9 +8,9 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
-MOST_TABS = 500  # presses of Tab; a page whose focus never ends is cut off here
+MOST_TABS = 500  # presses of Tab; a page whose focus never ends is left here
 
-# What is asked of a page from inside. Colours are read off a canvas, which knows every way to write one.
+# Runs in the page. Colours are read from a canvas, which understands every way to write one.
 LOOK = """() => {
   const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
   const rgba = colour => {

@@ -5,15 +5,15 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-import test_leaderboard
-import test_report
-from browser import MOST_TABS, Findings, chromium, look, opened
+from helpers.browser import MOST_TABS, Findings, chromium, look, opened
+from helpers.leaderboard import Repository, written
+from helpers.report_inputs import EVIL, TWO, make_inputs
 
 from stages import compare
 
 ROOT = Path(__file__).parents[2]
 COMMITTED = {path.relative_to(ROOT).as_posix(): path for path in sorted((ROOT / "docs").rglob("*.html"))}
-EVIL = "<script>alert(1)</script>"
+FOUR = {"frozen": 0.0, "lora": 0.1, "unet": 0.05, "a_long_name-of-an-arm": -0.02}
 WIDTHS = (1280, 390)
 BAD = """<!doctype html>
 <title>All wrong</title>
@@ -37,24 +37,28 @@ def browser(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
-    """The report and the leaderboard of made-up runs, each with a name that is an attack, and the committed pages."""
+    """Reports and the leaderboard of made-up runs, each with a name that is an attack, and the committed pages."""
     root = tmp_path_factory.mktemp("pages")
-    test_report.make_inputs(root)
-    repository = test_leaderboard.Repository()
+    repository = Repository()
     repository.add("a" * 40, "main", delta=0.1)
     repository.add("b" * 40, EVIL, rank=16, delta=0.2, under="a" * 40)
     repository.add("c" * 40, "worse", rank=4, delta=-0.1, under="a" * 40)
     repository.add("d" * 40, "late", rank=32, under="a" * 40, state="queued")
+    found = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(root)
-        compare.main()
-        test_leaderboard.written(repository, root / "leaderboard", patch)
-    report, leaderboard = root / "reports/comparison/report.html", root / "leaderboard/leaderboard.html"
-    return {"report": report, "leaderboard": leaderboard} | COMMITTED
+        for name, gains in (("report", TWO), ("report of four arms", FOUR)):
+            folder = root / name
+            folder.mkdir()
+            make_inputs(folder, gains)
+            patch.chdir(folder)
+            compare.main()
+            found[name] = folder / "reports/comparison/report.html"
+        written(repository, root / "leaderboard", patch)
+    return found | {"leaderboard": root / "leaderboard/leaderboard.html"} | COMMITTED
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("name", ["report", "leaderboard", *COMMITTED])
+@pytest.mark.parametrize("name", ["report", "report of four arms", "leaderboard", *COMMITTED])
 def test_a_page_is_whole_readable_and_works_by_keyboard(browser, pages, name, width):
     light, dark = (look(browser, pages[name], width, scheme) for scheme in ("light", "dark"))
     assert (light.problems(), dark.problems()) == ({}, {})

@@ -1,7 +1,9 @@
-"""The report of two folders of masks that any other script made: `stages.compare --frozen --lora --truth`."""
+"""The report of folders of masks that any other script made: `nightshift compare`."""
 
+import argparse
 import csv
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,12 +12,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from nightshift.commands import compare
 from nightshift.console.errors import UserError
-from nightshift.evaluation.measures import all_metrics
-from stages import compare
+from nightshift.evaluation.measures import all_measures
 
 ROOT = Path(__file__).parents[2]
-THREE = ["--frozen", "f", "--lora", "l", "--truth", "t"]
+THREE = ["--masks", "frozen=f", "--masks", "lora=l", "--truth", "t"]
+
+
+def run(*arguments: str) -> None:
+    parser = argparse.ArgumentParser()
+    compare.add_arguments(parser)
+    compare.main(parser.parse_args(arguments))
 
 
 def bar(column: int) -> np.ndarray:
@@ -36,7 +44,7 @@ def folders(checkout):
 
 
 def written(*arguments: str) -> tuple[dict, str]:
-    compare.main([*THREE, *arguments])
+    run(*THREE, *arguments)
     folder = Path("reports/folders")
     return json.loads((folder / "metrics.json").read_text()), (folder / "report.html").read_text(encoding="utf-8")
 
@@ -48,12 +56,13 @@ def put_cases(rows: list[tuple]) -> None:
 
 def test_two_folders_of_masks_make_the_same_report(folders):
     metrics, html = written()
-    assert metrics["dice"]["lora"] == 1 and metrics["dice"]["frozen"] == pytest.approx(0.75, abs=1e-6)
+    dice = {name: one["dice"] for name, one in metrics["arms"].items()}
+    assert dice["lora"] == 1 and dice["frozen"] == pytest.approx(0.75, abs=1e-6)
     assert (metrics["verdict"], metrics["cases"], metrics["patients"]) == ("lora", 8, 8)
     assert "8 of 8 test cases have no patient id" in html and "8 of 8 test cases have no C-arm angles" in html
     assert "random weights" not in html and "RoPE" not in html
-    assert "python -m stages.compare --frozen f --lora l --truth t" in html
-    assert all_metrics(bar(7) > 0, bar(5) > 0)["dice"] == pytest.approx(metrics["dice"]["frozen"])
+    assert "nightshift compare --masks frozen=f --masks lora=l --truth t -o reports/folders" in html
+    assert all_measures(bar(7) > 0, bar(5) > 0)["dice"] == pytest.approx(dice["frozen"])
 
 
 def test_frames_patients_and_angles_are_taken_where_they_are_given(folders):
@@ -80,29 +89,61 @@ def test_frames_patients_and_angles_are_taken_where_they_are_given(folders):
 def test_bad_cases_are_named(folders, rows, message):
     put_cases(rows)
     with pytest.raises(UserError, match=message):
-        compare.main([*THREE, "--cases", "cases.csv"])
+        run(*THREE, "--cases", "cases.csv")
     assert not Path("reports").exists() or not list(Path("reports").rglob("*.*"))
 
 
 def test_bad_masks_are_named_and_nothing_is_written(folders):
     Image.fromarray(bar(5)[:20]).save("l/case 3.png")
     with pytest.raises(UserError, match=r"l.case 3.png: \(20, 40\) pixels, but the truth t.case 3.png has \(30, 40\)"):
-        compare.main(THREE)
+        run(*THREE)
     Path("l/case 3.png").unlink()
     with pytest.raises(UserError, match=r"no partner for case 3 \(1 in all\) between t and l"):
-        compare.main(THREE)
+        run(*THREE)
     with pytest.raises(UserError, match="nowhere: no such folder"):
-        compare.main(["--frozen", "nowhere", "--lora", "l", "--truth", "t"])
+        run("--masks", "frozen=nowhere", "--masks", "lora=l", "--truth", "t")
     assert not list(Path("reports").rglob("*.*"))
 
 
-def test_the_three_belong_together(folders):
+def test_any_number_of_folders_by_any_names(folders):
+    run(*THREE, "--masks", "soft_net=l", "--reference", "lora", "-o", "out")
+    metrics = json.loads(Path("out/metrics.json").read_text())
+    assert (metrics["reference"], metrics["verdict"], metrics["recommended"]) == ("lora", "undecided", None)
+    assert list(metrics["against"]) == ["frozen", "soft_net"] and metrics["against"]["frozen"]["verdict"] == "worse"
+    html = Path("out/report.html").read_text(encoding="utf-8")
+    assert "Frozen and soft_net against LoRA" not in html and "frozen and soft_net against LoRA on" in html
+    assert "--masks soft_net=l --truth t --reference lora -o out" in html
+
+
+def test_it_needs_no_project(folders):
+    Path("params.yaml").unlink()
+    metrics, _ = written()
+    assert metrics["level"] == 0.05 and metrics["verdict"] == "lora"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--masks", "frozen"], "--masks frozen: expected NAME=DIR"),
+        (["--masks", "=f"], "--masks =f: name '': expected letters, digits, _ and -, which is not the first"),
+        (["--masks", "a/b=f"], "name 'a/b': expected letters, digits, _ and -, which is not the first"),
+        (["--masks", "a=f"], "one --masks only: nothing to compare"),
+        (["--masks", "a=f", "--masks", "A=l"], "a second folder of 'A'"),
+        (["--masks", "a=f", "--masks", "lora=l", "--reference", "lore"], "--reference lore: .* did you mean 'lora'"),
+    ],
+)
+def test_bad_names_are_one_line(folders, arguments, message):
+    with pytest.raises(UserError, match=message):
+        run(*arguments, "--truth", "t")
+    assert not Path("reports").exists()
+
+
+def test_the_console_script_runs_it(folders):
     done = subprocess.run(
-        [sys.executable, "-m", "stages.compare", "--frozen", "f"],
-        cwd=ROOT,
+        [sys.executable, "-m", "nightshift.commands.main", "compare", *THREE],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 1
-    assert done.stderr == "error: --frozen, --lora and --truth belong together; give all three folders\n"
+    assert done.returncode == 0 and done.stdout.startswith("LoRA is better: "), done.stderr
