@@ -1,27 +1,29 @@
-"""The machine's part: what hardware.yaml asks for must be there when a stage starts."""
+"""What hardware.yaml asks for must be there when a stage starts."""
 
 import pytest
 import torch
 
-from nightshift.engine import device as compute
+from nightshift.config.hardware import hardware
 from nightshift.console import errors
 from nightshift.console.errors import UserError
+from nightshift.engine.device import device, seed_everything
 
 
 def test_a_gpu_that_is_not_there_is_one_line(checkout, monkeypatch):
     (checkout / "hardware.yaml").write_text("device: cuda\n")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match=r"hardware.yaml: device: cuda.*no GPU"):
-        compute.device()
+        device()
     (checkout / "hardware.yaml").write_text("device: auto\n")
-    assert compute.device() == torch.device("cpu")
+    hardware.cache_clear()
+    assert device() == torch.device("cpu")
 
 
 def test_a_seed_decides_every_generator_and_threads_are_fixed(checkout):
     (checkout / "hardware.yaml").write_text("threads: 1\n")
     drawn = []
     for _ in range(2):
-        compute.seed_everything(7)
+        seed_everything(7)
         drawn.append(torch.rand(3))
     assert torch.equal(*drawn) and torch.get_num_threads() == 1
 

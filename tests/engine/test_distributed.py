@@ -11,16 +11,12 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from conftest import ROOT
+from helpers.engine import environment, stage
 from safetensors.torch import load_file
-from test_checkpoints import project, stage  # noqa: F401, a fixture
 
-from nightshift.engine import checkpoints
-from nightshift.core import io as files
-from nightshift.engine import distributed as ranks
-from nightshift.console.errors import UserError
-from nightshift.core.io import read_json
 from nightshift.core.hashing import hash_folder
+from nightshift.core.io import read_json, remove
+from nightshift.engine import checkpoints
 
 HARDWARE = "device: cpu\nthreads: 1\nprocesses: {}\n"
 
@@ -28,86 +24,86 @@ HARDWARE = "device: cpu\nthreads: 1\nprocesses: {}\n"
 def trained(processes: int, arm: str = "lora") -> dict[str, torch.Tensor]:
     """The parameters at the end of the last epoch, whichever was the best one."""
     Path("hardware.yaml").write_text(HARDWARE.format(processes))
-    files._remove(checkpoints.FOLDER)
-    for name in (f"encode_{arm}", f"train_{arm}"):
+    remove(checkpoints.FOLDER)
+    for name in (f"encode@{arm}", f"train@{arm}"):
         done = stage(name)
         assert done.returncode == 0, done.stderr
-    last = sorted(checkpoints.FOLDER.glob(f"train_{arm}/*/seed-0/*.safetensors"))[-1]
+    last = sorted(checkpoints.FOLDER.glob(f"train@{arm}/*/seed-0/*.safetensors"))[-1]
     return {name: value for name, value in load_file(last).items() if name.startswith("parameter.")}
 
 
-def test_two_processes_train_as_one_does(project, change):  # noqa: F811
+def test_two_processes_train_as_one_does(project, change):
     # 5 cases in batches of 2: 21 steps, the last of an epoch uneven. At width 8 the norms have groups of one channel: a
     # bias before them has no gradient but rounding, which Adam makes as large as any.
-    change({"train.epochs": 7, "lora.dropout": 0.0, "head.width": 32})
+    change({"train.epochs": 7, "arms.lora.dropout": 0.0, "head.width": 32})
     one = trained(1)
     tokens = hash_folder(Path("data/encoded/lora"))
     two = trained(2)
     assert hash_folder(Path("data/encoded/lora")) == tokens
     difference = sum((one[name] - two[name]).norm() ** 2 for name in one) ** 0.5
     assert difference / sum(value.norm() ** 2 for value in one.values()) ** 0.5 <= 1e-5
-    assert read_json("reports/cost/train_lora.json")["processes"] == 2
+    assert read_json("reports/cost/lora/train.json")["processes"] == 2
     assert len(list(Path("models/lora/seed-0").iterdir())) == 4
 
 
 @pytest.mark.slow
-def test_two_killed_processes_go_on_to_the_same_bytes(project, change):  # noqa: F811
+def test_two_killed_processes_go_on_to_the_same_bytes(project, change):
     change({"train.epochs": 40})
     Path("hardware.yaml").write_text(HARDWARE.format(2) + "checkpoint_minutes: 0\n")
-    assert stage("encode_lora").returncode == 0
-    assert stage("train_lora").returncode == 0
+    assert stage("encode@lora").returncode == 0
+    assert stage("train@lora").returncode == 0
     expected = hash_folder(Path("models/lora"))
-    files._remove(checkpoints.FOLDER / "train_lora")
-    files._remove(Path("models/lora"))
-    command = [sys.executable, "-m", "stages.train_lora"]
-    parent = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL)
-    while not list(checkpoints.FOLDER.glob("train_lora/*/seed-0/*.safetensors")):
+    remove(checkpoints.FOLDER / "train@lora")
+    remove(Path("models/lora"))
+    command = [sys.executable, "-m", "stages.train", "lora"]
+    parent = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL)
+    while not list(checkpoints.FOLDER.glob("train@lora/*/seed-0/*.safetensors")):
         time.sleep(0.05)
-    ranks = psutil.Process(parent.pid).children(recursive=True)
-    assert len(ranks) >= 2
+    processes = psutil.Process(parent.pid).children(recursive=True)
+    assert len(processes) >= 2
     parent.send_signal(signal.SIGKILL)
     parent.wait()
-    assert not psutil.wait_procs(ranks, timeout=20)[1], "ranks outlived their parent"
+    assert not psutil.wait_procs(processes, timeout=20)[1], "processes outlived their parent"
     assert not Path("models/lora").exists()
-    again = stage("train_lora")
+    again = stage("train@lora")
     assert again.returncode == 0 and "going on in epoch" in again.stdout, again.stderr
     assert hash_folder(Path("models/lora")) == expected
 
 
 @pytest.mark.slow
-def test_ctrl_c_reaches_all_ranks_twice_and_writes_a_checkpoint(project, change):  # noqa: F811
+def test_ctrl_c_reaches_all_processes_twice_and_writes_a_checkpoint(project, change):
     """A terminal sends SIGINT to the whole group, and the parent passes its own on."""
     change({"train.epochs": 2000})
     Path("hardware.yaml").write_text(HARDWARE.format(2))
-    assert stage("encode_frozen").returncode == 0
-    command = [sys.executable, "-m", "stages.train_frozen"]
-    run = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, start_new_session=True, text=True,
+    assert stage("encode@frozen").returncode == 0
+    command = [sys.executable, "-m", "stages.train", "frozen"]
+    run = subprocess.Popen(command, env=environment(), start_new_session=True, text=True,
                            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)  # fmt: skip
-    while not list(checkpoints.FOLDER.glob("train_frozen/*/seed-0/*.safetensors")):
+    while not list(checkpoints.FOLDER.glob("train@frozen/*/seed-0/*.safetensors")):
         time.sleep(0.05)
     os.killpg(run.pid, signal.SIGINT)
     assert "error: stopped in epoch" in run.communicate(timeout=60)[1]
     assert run.returncode == 1
-    states = sorted(checkpoints.FOLDER.glob("train_frozen/*/seed-0/*.safetensors"))
+    states = sorted(checkpoints.FOLDER.glob("train@frozen/*/seed-0/*.safetensors"))
     assert states and not Path("models/frozen").exists()
 
 
-def test_a_mistake_in_all_ranks_is_said_once(project, change):  # noqa: F811
+def test_a_mistake_in_all_processes_is_reported_once(project, change):
     Path("hardware.yaml").write_text(HARDWARE.format(2))
-    assert stage("encode_frozen").returncode == 0
+    assert stage("encode@frozen").returncode == 0
     change({"train.learning_rate": 1e30, "train.epochs": 5})
-    done = stage("train_frozen")
+    done = stage("train@frozen")
     assert done.returncode == 1
     assert done.stderr.count("error:") == 1 and "is not finite" in done.stderr, done.stderr
 
 
 @pytest.mark.slow
-def test_two_launchers_of_torchrun_are_one_run(project, change):  # noqa: F811
-    change({"train.epochs": 4, "lora.dropout": 0.0})
+def test_two_launchers_of_torchrun_are_one_run(project, change):
+    change({"train.epochs": 4, "arms.lora.dropout": 0.0})
     trained(1)
-    assert stage("evaluate_lora").returncode == 0
+    assert stage("evaluate@lora").returncode == 0
     evaluation = read_json("reports/evaluation/lora/metrics.json")
-    files._remove(checkpoints.FOLDER / "train_lora")
+    remove(checkpoints.FOLDER / "train@lora")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -115,22 +111,14 @@ def test_two_launchers_of_torchrun_are_one_run(project, change):  # noqa: F811
         subprocess.Popen(
             [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--node-rank", str(node),
              "--nproc-per-node", "1", "--master-addr", "127.0.0.1", "--master-port", str(port),
-             "-m", "stages.train_lora"],
-            env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+             "-m", "stages.train", "lora"],
+            env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
         for node in range(2)
     ]  # fmt: skip
     for launcher in launchers:
         out, error = launcher.communicate(timeout=300)
         assert launcher.returncode == 0, out + error
-    assert stage("evaluate_lora").returncode == 0
+    assert stage("evaluate@lora").returncode == 0
     assert read_json("reports/evaluation/lora/metrics.json") == pytest.approx(evaluation, abs=1e-3)
-    assert read_json("reports/cost/train_lora.json")["processes"] == 2
-
-
-def test_more_processes_than_gpus_are_refused(checkout, monkeypatch):
-    Path("hardware.yaml").write_text("device: cuda\nprocesses: 3\n")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(UserError, match="3 processes, but there are 2 GPUs; set processes: 2"):
-        ranks.run("stages.train_lora")
+    assert read_json("reports/cost/lora/train.json")["processes"] == 2

@@ -1,0 +1,61 @@
+"""A stage's work is called with its arguments: here, in new processes, or in those of a launcher."""
+
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from nightshift.console.errors import UserError
+from nightshift.jobs import gpu_lock, launch
+
+STAGE = """
+from pathlib import Path
+from nightshift.engine import distributed
+def work(arm, *more):
+    total = sum(distributed.of_all(1 + distributed.rank()))
+    Path(f"{arm}-{distributed.rank()}-{distributed.of_first(arm)}-{total}-{len(more)}").touch()
+"""
+
+
+@pytest.fixture
+def stage(checkout, monkeypatch):
+    """A module `made_stage` that writes a file in each process; its name."""
+    (checkout / "made_stage.py").write_text(STAGE)
+    monkeypatch.syspath_prepend(str(checkout))
+    monkeypatch.setenv("PYTHONPATH", str(checkout))
+    monkeypatch.delitem(sys.modules, "made_stage", raising=False)
+    return "made_stage"
+
+
+def test_one_process_works_here(stage):
+    Path("hardware.yaml").write_text("device: cpu\n")
+    launch.run(stage, "wide")
+    assert [path.name for path in Path().glob("wide-*")] == ["wide-0-wide-1-0"]
+
+
+def test_new_processes_get_the_arguments(stage):
+    Path("hardware.yaml").write_text("device: cpu\nprocesses: 2\n")
+    launch.run(stage, "wide", "x")
+    assert sorted(path.name for path in Path().glob("wide-*")) == ["wide-0-wide-3-1", "wide-1-wide-3-1"]
+
+
+def test_the_lock_is_of_the_stage_and_its_arm(checkout, monkeypatch):
+    labels = []
+    real = gpu_lock.locked
+    monkeypatch.setattr(launch, "locked", lambda label, *rest: labels.append(label) or real(label, *rest))
+    monkeypatch.setitem(sys.modules, "stages.made", module := ModuleType("stages.made"))
+    module.work = lambda *arguments: labels.append(arguments)
+    Path("hardware.yaml").write_text("device: cpu\n")
+    launch.run("stages.made", "wide")
+    launch.run("stages.made")
+    assert labels == ["made@wide", ("wide",), "made", ()]
+
+
+def test_more_processes_than_gpus_are_refused(checkout, monkeypatch):
+    Path("hardware.yaml").write_text("device: cuda\nprocesses: 3\n")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(UserError, match="3 processes, but there are 2 GPUs; set processes: 2"):
+        launch.run("stages.train", "lora")
