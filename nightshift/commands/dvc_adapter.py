@@ -21,6 +21,7 @@ import psutil
 
 from nightshift.config.yaml_io import parse
 from nightshift.console.errors import UserError
+from nightshift.core.io import replacing
 
 EXPERIMENT = re.compile(r"refs/exps/([0-9a-f]{2})/([0-9a-f]{38})/(.+)")  # the commit it is based on, and its name
 
@@ -206,7 +207,8 @@ def put_aside(path: Path) -> Iterator[None]:
         yield
     finally:
         if content is not None:
-            path.write_bytes(content)  # not a link of DVC's: git has this file
+            with replacing(path) as temporary:  # its folder, too: git removes one that is empty
+                temporary.write_bytes(content)
 
 
 def dvc(*arguments: str, **environment: str) -> str:

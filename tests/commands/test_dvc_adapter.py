@@ -23,9 +23,9 @@ stages:
       params: ["arms.${key}"]
       outs: ["reports/${key}.json"]
   compare:
-    cmd: python -c "open('metrics.json', 'w').write('{}')"
+    cmd: python -c "open('comparison/metrics.json', 'w').write('{}')"
     deps: [reports/slow.json, stages/compare.py]
-    metrics: [{metrics.json: {cache: false}}]
+    metrics: [{comparison/metrics.json: {cache: false}}]
 """
 EVALUATE = """
 import sys, time
@@ -57,7 +57,8 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     git(folder, "init", "-q", "-b", "main")
     subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=folder, check=True)
     (folder / ".dvc/config").write_text("[core]\n    analytics = false\n")
-    (folder / "metrics.json").write_text('{"dice": 0.5}')
+    (folder / "comparison").mkdir()
+    (folder / "comparison/metrics.json").write_text('{"dice": 0.5}')
     for key, value in (("user.name", "test"), ("user.email", "test@example.invalid")):
         git(folder, "config", key, value)
     git(folder, "add", "-A")
@@ -86,13 +87,13 @@ def test_dvc_still_has_what_is_used_of_its_private_interface(repository):
 
 def test_a_queued_experiment_is_listed_with_what_it_is_based_on(repository):
     assert dvc_adapter.tasks() == []
-    with dvc_adapter.put_aside(Path("metrics.json")):
+    with dvc_adapter.put_aside(Path("comparison/metrics.json")):
         dvc_adapter.queue_experiment("one", ["evaluate@quick"], ["+arms.quick.note=1"])
-    assert json.loads(Path("metrics.json").read_text()) == {"dice": 0.5}
+    assert json.loads(Path("comparison/metrics.json").read_text()) == {"dice": 0.5}
     (task,) = dvc_adapter.tasks()
     assert (task.name, task.state, task.log, task.pid) == ("one", "queued", None, None)
     assert "note: 1" in (dvc_adapter.file_at(task.revision, "params.yaml") or "")
-    assert dvc_adapter.file_at(task.revision, "metrics.json") is None
+    assert dvc_adapter.file_at(task.revision, "comparison/metrics.json") is None
     git(repository, "commit", "-q", "--allow-empty", "-m", "y")  # the experiment is based on no tip any more
     states = json.loads(dvc_adapter.show_experiments(history=False))
     assert [state["name"] for state in states[1:]] == ["main", None]

@@ -1,4 +1,4 @@
-"""Arms in DVC's queue: what is said before a run starts, what counts as changed, and whole evenings for real (slow)."""
+"""Arms in DVC's queue: what is said before a run starts, what counts as changed, and whole runs for real (slow)."""
 
 import argparse
 import json
@@ -174,7 +174,7 @@ def test_a_setting_edited_since_is_named_and_nothing_is_run(checkout, collected,
 
 
 def test_a_run_that_dvc_alone_queued_is_of_the_reference(committed):
-    assert collecting.arms_of("night", committed) == ["frozen"]
+    assert collecting.arms_of("run-2", committed) == ["frozen"]
 
 
 @pytest.mark.parametrize(
@@ -309,7 +309,7 @@ def test_the_forecast_knows_how_much_an_unfinished_run_has_trained(checkout, com
     assert queue_actions.trained_before("lora", settings) == (0.0, "")
 
 
-# Whole evenings, with the miniature configuration. `nightshift queue` and DVC run as processes of their own.
+# Whole runs, with the miniature configuration. `nightshift queue` and DVC run as processes of their own.
 
 
 def said(folder: Path, *command: str, fails: bool = False) -> str:
@@ -346,7 +346,7 @@ def shown(folder: Path) -> dict[str, bool]:
 
 
 @pytest.mark.slow
-def test_an_evening(tmp_path):
+def test_another_arm_is_worked_on_while_one_is_in_the_queue(tmp_path):
     """A run goes on while LoRA is edited, run, killed and committed; then both arms are in one report."""
     folder = chain.clone(tmp_path / "nightshift")
     name = start(folder, "-S", "+arms.frozen.epochs=2500")
@@ -371,7 +371,7 @@ def test_an_evening(tmp_path):
     chain.edit(folder, "params.yaml", {"arms.lora.rank": 4, "arms.lora.epochs": 3})
     said(folder, "dvc", "repro", "train@lora")
     git(folder, "commit", "-q", "-a", "-m", "LoRA mended")
-    assert "Running" in state_of(folder)  # or this evening was too short to show anything
+    assert "Running" in state_of(folder)  # or it was too short to show anything
 
     assert "epoch 2500/2500" in wait(folder, name, "done")
     revision = git(folder, "for-each-ref", "--format=%(objectname)", f"refs/exps/*/*/{name}").strip()
