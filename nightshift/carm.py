@@ -57,14 +57,14 @@ def _of_text(text: str, which: int) -> float | None:
     plain = text.strip().upper()
     if plain == "AP" and which == 0:
         return 0.0
-    found = _NUMBER.fullmatch(plain)
-    if found is None or (found[1] and found[3]):
+    match = _NUMBER.fullmatch(plain)
+    if match is None or (match[1] and match[3]):
         return None
-    word = (found[1] or found[3] or "").rstrip(" \t:")
-    number = float(found[2].replace(",", "."))
+    word = (match[1] or match[3] or "").rstrip(" \t:")
+    number = float(match[2].replace(",", "."))
     if not word:
         return number
-    if found[2][0] in "+-":
+    if match[2][0] in "+-":
         raise UserError(f"angle {text!r} has a side and a sign; give one of them")
     side = SIDES[which].get(word)
     if side is None or (side == 0 and number):

@@ -1,4 +1,4 @@
-"""Draws cases of a data set as the pipeline reads them: a contact sheet of random cases, and pairs of similar frames."""
+"""Draws cases of a data set as the pipeline reads them: a sheet of random cases, and pairs of similar frames."""
 
 from pathlib import Path
 

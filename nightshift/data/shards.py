@@ -1,6 +1,7 @@
-"""Many arrays in few files: memory-mapped safetensors shards of at most 64 MB (unless one array is larger).
+"""Stores many named arrays in few files: safetensors shards of at most 64 MB (unless one array is larger).
 
-DVC hashes a few large files far faster than thousands of small ones, and a reader maps only what it asks for.
+DVC hashes a few large files far faster than thousands of small ones; files are memory-mapped, so that reading one array
+reads no other.
 """
 
 from collections.abc import Iterable
@@ -13,13 +14,14 @@ from safetensors.numpy import save_file
 
 from nightshift.core.io import read_json, write_json
 
+Array = np.ndarray[tuple[int, ...], np.dtype[Any]]
 LIMIT = 64 * 2**20  # bytes
 
 
-def write_shards(folder: Path, arrays: Iterable[tuple[str, np.ndarray]]) -> None:
+def write_shards(folder: Path, arrays: Iterable[tuple[str, Array]]) -> None:
     """Write named arrays (any shapes) as `folder`/shard-00000.safetensors ... and index.json, name -> shard."""
     index: dict[str, str] = {}
-    shard: dict[str, np.ndarray] = {}
+    shard: dict[str, Array] = {}
     files = 0
 
     def flush() -> None:
@@ -40,7 +42,11 @@ def write_shards(folder: Path, arrays: Iterable[tuple[str, np.ndarray]]) -> None
 
 
 class Shards:
-    """Read-only view of a folder of shards: `shards[name]` reads one array, as NumPy's or (`pt`) torch's."""
+    """The arrays in a folder of shards: `shards[name]` reads one, as a NumPy array or (framework `pt`) a tensor.
+
+    Attributes:
+        index: file of each array, by its name.
+    """
 
     def __init__(self, folder: Path, framework: Literal["numpy", "pt"] = "numpy") -> None:
         self.index: dict[str, str] = read_json(folder / "index.json")

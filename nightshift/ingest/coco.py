@@ -90,6 +90,7 @@ def _cases(
 
 
 def _content(path: Path) -> dict[str, list[Any]]:
+    content: Any
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -104,7 +105,8 @@ def _content(path: Path) -> dict[str, list[Any]]:
             raise UserError(f"{path}, categories[{number}]: expected id and name")
     if not content["images"]:
         raise UserError(f"{path}: no images in it")
-    return content
+    lists: dict[str, list[Any]] = content
+    return lists
 
 
 def _id(entry: Any, name: str) -> int | str | None:
@@ -158,21 +160,23 @@ def _read(where: str, file: Path, size: tuple[int, int], shapes: list[tuple[str,
 
 def _draw(where: str, shape: Any, height: int, width: int) -> Pixels:
     """The mask (H, W), uint8, of polygons [[x, y, x, y, ...], ...] or of run lengths, compressed or not."""
+    import numpy as np
     from pycocotools import mask
 
     if isinstance(shape, dict):
         if shape.get("size") != [height, width]:
             raise UserError(f"{where}: run lengths of size {shape.get('size')}; expected [{height}, {width}]")
         counts = shape.get("counts")
-        lengths = _lengths(counts) if isinstance(counts, str) else counts
+        lengths = _lengths(counts) if isinstance(counts, str) else counts if isinstance(counts, list) else [-1]
         # pycocotools leaves pixels that the run lengths do not reach uninitialised.
-        whole = isinstance(lengths, list) and all(type(length) is int and length >= 0 for length in lengths)
+        whole = all(type(length) is int and length >= 0 for length in lengths)
         if not whole or sum(lengths) != height * width:
             raise UserError(f"{where}: run lengths that are not those of {height} x {width} pixels")
-        return mask.decode(mask.frPyObjects({"size": [height, width], "counts": lengths}, height, width))
+        packed = mask.frPyObjects({"size": [height, width], "counts": lengths}, height, width)
+        return np.asarray(mask.decode(packed), np.uint8)
     if not isinstance(shape, list) or not shape or not all(map(_is_polygon, shape)):
         raise UserError(f"{where}: no segmentation; expected run lengths, or polygons of three points and more")
-    return mask.decode(mask.merge(mask.frPyObjects(shape, height, width)))
+    return np.asarray(mask.decode(mask.merge(mask.frPyObjects(shape, height, width))), np.uint8)
 
 
 def _lengths(text: str) -> list[int]:

@@ -191,7 +191,8 @@ def _rows(images: Path, masks: Path, table: Path, problems: Problems) -> list[_P
     if not masks.is_dir():
         raise UserError(f"{masks}: no such folder")
     listed = cache(_masks)
-    pairs, lines = [], {}
+    pairs: list[_Pair] = []
+    first_row: dict[Path, str] = {}  # by mask
     for where, row in rows:
         with problems.collecting(), error_prefix(where):
             check_width(row)
@@ -200,12 +201,14 @@ def _rows(images: Path, masks: Path, table: Path, problems: Problems) -> list[_P
             frame = frame_index(row["frame_index"])
             file = inside(images, row["file"])
             folder, stem = masks / Path(row["file"]).parent, f"{_name(file)}_f{frame}"
-            mask, problem = inside(masks, row["mask"]) if row.get("mask") else None, ""
+            mask: Path | None = inside(masks, row["mask"]) if row.get("mask") else None
+            problem = ""
             if mask is None:
                 mask, problem = _mask_of(listed(folder) if folder.is_dir() else [], _name(file), stem, folder)
                 # The mask of a file without the number of a frame can be that of one frame only.
-                if mask and mask.stem.removesuffix("_mask") != stem and lines.setdefault(mask, where) != where:
-                    mask, problem = None, f"{mask} is the mask of {lines[mask]}; name it after its frame, {stem}"
+                if mask and mask.stem.removesuffix("_mask") != stem and first_row.setdefault(mask, where) != where:
+                    problem = f"{mask} is the mask of {first_row[mask]}; name it after its frame, {stem}"
+                    mask = None
             case_id = row.get("case_id") or "-".join([*Path(row["file"]).parent.parts, stem])
             pairs.append(_Pair(file, mask, frame, case_id, where, row, problem))
     return pairs

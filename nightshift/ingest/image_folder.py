@@ -50,17 +50,17 @@ def folder_cases(data: ImageFolder, root: Path, problems: Problems) -> list[Sour
 
 def _pairs(images: Path, masks: Path, suffix: str, problems: Problems) -> dict[str, tuple[Path, Path]]:
     """Picture and mask by the picture's name, sorted. Both may lie in one folder, masks with `suffix`."""
-    one = images.resolve() == masks.resolve()
-    if one and not suffix:
+    same_folder = images.resolve() == masks.resolve()
+    if same_folder and not suffix:
         raise UserError(f"{images}: images and masks are one folder; set mask_suffix, as _gt for NAME_gt.png")
     frames, wrong = named(images)
     marked, more = named(masks)
-    problems += wrong if one else [*wrong, *more]
+    problems += wrong if same_folder else [*wrong, *more]
     if not frames:
         raise UserError(f"{images}: no pictures ({', '.join(sorted(SUFFIXES))}) in it")
-    if one:
+    if same_folder:
         frames = {name: path for name, path in frames.items() if not name.endswith(suffix)}
-    marked = {name: path for name, path in marked.items() if not one or name.endswith(suffix)}
+    marked = {name: path for name, path in marked.items() if not same_folder or name.endswith(suffix)}
     wanted = {name: f"{name}{suffix}" for name in frames}
     problems += [f"{frames[n]}: no mask '{m}' for it in {masks}" for n, m in wanted.items() if m not in marked]
     problems += [f"{path}: no picture for it in {images}" for n, path in marked.items() if n not in wanted.values()]

@@ -105,8 +105,8 @@ def _pixels(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[Any]]:
     from PIL import Image
 
     with _readable(path, "as a picture"), Image.open(path) as opened:
-        if getattr(opened, "n_frames", 1) > 1:
-            raise UserError(f"{path}: {opened.n_frames} pages or frames; save the one to segment by itself")
+        if (pages := getattr(opened, "n_frames", 1)) > 1:
+            raise UserError(f"{path}: {pages} pages or frames; save the one to segment by itself")
         if opened.mode not in EIGHT_BITS + MORE_BITS:
             raise UserError(f"{path}: pixels of mode {opened.mode}; save it as grey, of 8 or 16 bits")
         return np.asarray(opened.convert("L") if opened.mode in EIGHT_BITS else opened)

@@ -69,7 +69,7 @@ def groups(pairs: Links) -> dict[str, str]:
 def across(pairs: Links, split: Split, name_files: bool) -> SimilarFrames:
     """What is known of similar frames in different parts of the split."""
     part = {case.case_id: name for name, members in split.items() for case in members}
-    found = [
+    pairs_across = [
         SimilarPair(correlation=value, first=_case(first, part, name_files), second=_case(second, part, name_files))
         for first, second, value in pairs
         if first.case_id in part and second.case_id in part and part[first.case_id] != part[second.case_id]
@@ -77,8 +77,8 @@ def across(pairs: Links, split: Split, name_files: bool) -> SimilarFrames:
     return SimilarFrames(
         threshold=similar_frames.SIMILAR,
         cases=sum(not case.patient_id for members in split.values() for case in members),
-        pairs_across=sum(pair.correlation >= similar_frames.SIMILAR for pair in found),
-        most_alike=found[:SHOWN],
+        pairs_across=sum(pair.correlation >= similar_frames.SIMILAR for pair in pairs_across),
+        most_alike=pairs_across[:SHOWN],
     )
 
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from nightshift.ingest.record import Pixels
 
     Floats = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
+    Integers = np.ndarray[tuple[int, ...], np.dtype[np.intp]]
+    Flags = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
 
 SIDE, MARGIN = 32, 0.03  # pixels of a pattern; share of the frame that is left out on each side
 FINE, COARSE = 0.7, 3.0  # sigmas of the band-pass, in pixels of a pattern
@@ -77,8 +79,8 @@ def similar_pairs(patterns: Sequence[Floats], units: Sequence[str], lone: Sequen
         for j, value in zip(others, (shifted @ middles[others].T).max(axis=0), strict=True):
             pair = (min(i, j), max(i, j))
             best[pair] = max(best[pair], float(value))
-    found = [(i, j, round(value, 3)) for (i, j), value in best.items()]
-    return sorted(found, key=lambda pair: (-pair[2], pair[:2]))
+    rounded = [(i, j, round(value, 3)) for (i, j), value in best.items()]
+    return sorted(rounded, key=lambda pair: (-pair[2], pair[:2]))
 
 
 def together(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
@@ -107,7 +109,7 @@ def _candidates(
     for start in range(0, len(flat), BLOCK):
         rows = slice(start, start + BLOCK)
         alike = flat[rows] @ flat.T
-        alike[(units[rows, None] == units[None]) | ~(lone[rows, None] | lone[None])] = -2
+        alike[(units[rows, None] == units[None]) | ~np.logical_or(lone[rows, None], lone[None])] = -2
         which = np.argpartition(-alike, count - 1, axis=1)[:, :count]
         for row, columns in enumerate(which):
             i = start + row

@@ -69,4 +69,5 @@ def _luma(frame: Array) -> Pixels:
     import numpy as np
 
     red, green, blue = np.moveaxis(frame.astype(np.uint32), 2, 0)
-    return ((19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16).astype(np.uint8)
+    luma: Pixels = ((19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16).astype(np.uint8)
+    return luma

@@ -9,12 +9,15 @@ Patient coordinates are those of DICOM, in mm about the centre of the heart: x t
 * depth, 1 on the epicardium and less inside (the septum, the aortic root).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.interpolate import CubicSpline
 from scipy.spatial.transform import Rotation
 
+Array = np.ndarray[tuple[int, ...], np.dtype[Any]]
 # The long axis points left, forward and down: RAO 30 sees it side-on, and it dips about 35 degrees below horizontal.
 LONG_AXIS = np.array([0.71, -0.41, -0.57]) / np.linalg.norm([0.71, -0.41, -0.57])
 STEP = 0.3  # mm between two points of a centre line, well below the least vessel radius
@@ -26,9 +29,9 @@ class Vessel:
     """One vessel: centre line `points` (N, 3) mm, `radii` (N,) mm and blood-path `distance` (N,) mm from the ostium."""
 
     name: str
-    points: np.ndarray
-    radii: np.ndarray
-    distance: np.ndarray
+    points: Array
+    radii: Array
+    distance: Array
 
 
 @dataclass(frozen=True)
@@ -38,16 +41,17 @@ class Heart:
     length: float
     radius: float
     bulge: float
-    axes: np.ndarray
+    axes: Array
     tortuosity: float
 
-    def surface(self, course: np.ndarray) -> np.ndarray:
+    def surface(self, course: Array) -> Array:
         """Points (N, 3) mm at the surface coordinates (N, 3): theta and phi in degrees, depth as a fraction."""
         theta, phi = np.radians(course[:, 0]), np.radians(course[:, 1])
         # The right ventricle makes the heart wider on the side of negative phi.
         radius = self.radius * (1 + self.bulge * np.maximum(0, -np.sin(phi)) ** 2) * np.sin(theta) * course[:, 2]
         along = self.length * np.cos(theta) * course[:, 2]
-        return np.stack([radius * np.cos(phi), radius * np.sin(phi), along], axis=1) @ self.axes.T
+        points: Array = np.stack([radius * np.cos(phi), radius * np.sin(phi), along], axis=1) @ self.axes.T
+        return points
 
 
 def coronary_tree(rng: np.random.Generator, side: str) -> list[Vessel]:
@@ -110,7 +114,7 @@ def _course(*knots: tuple[float, float, float]) -> CubicSpline:
     return CubicSpline(np.linspace(0, 1, len(knots)), np.array(knots, dtype=float), bc_type="natural")
 
 
-def _jitter(rng: np.random.Generator, knots: list[tuple[float, float, float]], spread: float) -> CubicSpline:
+def _jitter(rng: np.random.Generator, knots: Sequence[tuple[float, float, float]], spread: float) -> CubicSpline:
     """The course through `knots`, each but the first moved by up to `spread` degrees along theta and phi."""
     moved = np.array(knots, dtype=float)
     moved[1:, :2] += rng.uniform(-spread, spread, (len(knots) - 1, 2))
@@ -140,8 +144,11 @@ def _side_branches(
 
 
 def _left_tree(rng: np.random.Generator, heart: Heart) -> list[Vessel]:
-    """LM, then LAD and LCX: both drawn from the same calibres, lengths and numbers of side branches, so that only the
-    place in space tells them apart, and that place is seen only with the angles of the view."""
+    """LM, then LAD and LCX.
+
+    Both have the same distributions of calibre, length and number of side branches, so that they differ by their place
+    in space alone, which follows from the frame only together with the angles of the view.
+    """
     fork = (rng.uniform(91, 97), rng.uniform(4, 18), 1.0)
     ostium = (rng.uniform(98, 106), fork[1] + rng.uniform(-25, 25), rng.uniform(0.62, 0.75))
     middle = (0.5 * (ostium[0] + fork[0]), 0.5 * (ostium[1] + fork[1]), 0.9)
@@ -168,8 +175,8 @@ def _left_tree(rng: np.random.Generator, heart: Heart) -> list[Vessel]:
 def _right_tree(rng: np.random.Generator, heart: Heart) -> list[Vessel]:
     """RCA in the right AV groove to the crux, acute marginals, then PDA and PLV."""
     width = rng.uniform(3.0, 3.8)
-    knots = [(101, -42, 0.65), (96, -68, 1), (94, -105, 1), (95, -145, 1), (93, -178, 1)]
-    course = _jitter(rng, knots, 5)
+    groove = [(101, -42, 0.65), (96, -68, 1), (94, -105, 1), (95, -145, 1), (93, -178, 1)]
+    course = _jitter(rng, groove, 5)
     main = _vessel(rng, heart, "RCA", course, (width, rng.uniform(2.3, 2.9)))
     tree = [main, *_side_branches(rng, heart, main, course, "acute marginal", (-48.0, 20.0, 0.0), 2.1)]
     crux = course(1.0)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nightshift.simulation.anatomy import Vessel
+from nightshift.simulation.anatomy import Array, Vessel
 
 SOURCE_TO_ISOCENTRE = 765.0  # mm, a usual C-arm
 SUPERSAMPLE = 2  # sub-pixels along a side of a pixel
@@ -27,7 +27,7 @@ class CArm:
     size: int
 
     @property
-    def axes(self) -> np.ndarray:
+    def axes(self) -> Array:
         """(3, 3), rows in patient coordinates: the picture's right, the picture's up, and towards the detector."""
         a, b = np.radians([self.primary_angle, self.secondary_angle])
         return np.array(
@@ -38,7 +38,7 @@ class CArm:
             ]
         )
 
-    def project(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def project(self, points: Array) -> tuple[Array, Array]:
         """Cone-beam projection of points (N, 3) mm about the isocentre.
 
         Returns (row, column) positions (N, 2) in pixels, where the centre of pixel i is at i + 0.5, and the
@@ -53,24 +53,29 @@ class CArm:
 
 @dataclass(frozen=True)
 class Shadow:
-    """The sub-pixels that one vessel covers: flat `index` (M,) into the supersampled frame, `chord` (M,) in mm, and
-    `sample` (M,), the point of the centre line that each of them shows."""
+    """The sub-pixels that one vessel covers.
 
-    index: np.ndarray
-    chord: np.ndarray
-    sample: np.ndarray
+    Attributes:
+        index: (M,), flat, into the supersampled frame.
+        chord: (M,), path of the ray through the vessel in mm.
+        sample: (M,), index of the point of the centre line that each of them shows.
+    """
+
+    index: Array
+    chord: Array
+    sample: Array
 
 
 def vessel_shadow(vessel: Vessel, c_arm: CArm) -> Shadow:
     """Project a vessel; where it runs obliquely to the ray, by an angle g, its chord is longer by 1 / sin(g)."""
     position, magnification = c_arm.project(vessel.points)
     step = np.linalg.norm(np.gradient(vessel.points, axis=0), axis=1)
-    seen = np.linalg.norm(np.gradient(position, axis=0), axis=1) * c_arm.pitch / magnification
-    stretch = np.clip(step / np.maximum(seen, 1e-6), 1, MOST_STRETCH)
+    projected = np.linalg.norm(np.gradient(position, axis=0), axis=1) * c_arm.pitch / magnification
+    stretch = np.clip(step / np.maximum(projected, 1e-6), 1, MOST_STRETCH)
     return tube_shadow(position, vessel.radii * magnification / c_arm.pitch, vessel.radii * stretch, c_arm.size)
 
 
-def tube_shadow(position: np.ndarray, radius: np.ndarray, half_chord: np.ndarray, size: int) -> Shadow:
+def tube_shadow(position: Array, radius: Array, half_chord: Array, size: int) -> Shadow:
     """The shadow of a tube with a dense centre line at `position` (N, 2) and `radius` (N,), both in pixels.
 
     At the distance d from the centre line the chord of a circle is 2 sqrt(R^2 - d^2), here
@@ -95,12 +100,13 @@ def tube_shadow(position: np.ndarray, radius: np.ndarray, half_chord: np.ndarray
     return Shadow(covered, longest[covered], winner[covered])
 
 
-def to_pixels(values: np.ndarray, size: int) -> np.ndarray:
+def to_pixels(values: Array, size: int) -> Array:
     """The mean over each pixel, (..., size, size), of flat sub-pixel values (..., (SUPERSAMPLE * size)^2)."""
     parts = values.reshape(*values.shape[:-1], size, SUPERSAMPLE, size, SUPERSAMPLE)
-    return parts.mean(axis=(-3, -1))
+    pixels: Array = parts.mean(axis=(-3, -1))
+    return pixels
 
 
-def sub_pixel_zeros(frames: int, size: int) -> np.ndarray:
+def sub_pixel_zeros(frames: int, size: int) -> Array:
     """Zeros (frames, (SUPERSAMPLE * size)^2) to add shadows to."""
     return np.zeros((frames, (SUPERSAMPLE * size) ** 2))

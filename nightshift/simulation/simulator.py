@@ -1,7 +1,7 @@
 """Simulated coronary angiograms with C-arm angles, for trying the pipeline where no patient data may go.
 
-A picture is Beer-Lambert attenuation, exp(-mu L), through the contrast-filled lumen (`nightshift.simulation.projection`) of a
-random coronary tree (`nightshift.simulation.anatomy`), over a background of soft tissue and bone, with quantum noise.
+A picture is Beer-Lambert attenuation, exp(-mu L), through the contrast-filled lumen (projection.py) of a random
+coronary tree (anatomy.py), over a background of soft tissue and bone, with quantum noise.
 """
 
 from collections.abc import Callable, Iterable
@@ -12,10 +12,11 @@ import numpy as np
 from scipy.interpolate import CubicSpline
 from scipy.ndimage import gaussian_filter
 
-from nightshift.simulation.anatomy import Vessel, coronary_tree
 from nightshift.core.io import write_csv, write_json
+from nightshift.simulation.anatomy import Array, Vessel, coronary_tree
 from nightshift.simulation.projection import CArm, Shadow, sub_pixel_zeros, to_pixels, tube_shadow, vessel_shadow
 
+# Those of a user's manifest; nightshift/ingest/manifest.py reads them (a test compares both).
 COLUMNS = ["patient_id", "case_id", "cine_path", "frame_index", "vessel_mask_actual_path", "contours_path", "split"]
 # The usual views (primary, secondary angle). The left ones show the LAD now left, now right of the LCX.
 VIEWS = {
@@ -53,15 +54,15 @@ class SimulatedCase:
 
     patient_id: str
     case_id: str
-    cine: np.ndarray
+    cine: Array
     frame_index: int
-    mask: np.ndarray
+    mask: Array
     primary_angle: float
     secondary_angle: float
 
 
 def simulate_case(simulation: Simulation, patient: int, view: int) -> SimulatedCase:
-    """Simulate one view of one patient; the result hangs on the settings and these two numbers only."""
+    """One view of one patient; the result depends on the settings and these two numbers only."""
     tree, nominal = simulate_patient(simulation, patient, view)
     rng = np.random.default_rng([simulation.seed, patient, 2 + view])
     primary, secondary = np.round(np.add(nominal, rng.uniform(-ANGLE_JITTER, ANGLE_JITTER, 2)), 1)
@@ -93,7 +94,7 @@ def simulate_case(simulation: Simulation, patient: int, view: int) -> SimulatedC
 
 
 def simulate_patient(simulation: Simulation, patient: int, view: int) -> tuple[list[Vessel], tuple[int, int]]:
-    """The tree, the same in every view, and the nominal angles of one view; views differ while they last."""
+    """The tree, the same in every view, and the nominal angles of one view; more views than VIEWS has repeat them."""
     rng = np.random.default_rng([simulation.seed, patient, 1])
     side = ["left", "right"][rng.integers(2)]
     if simulation.target == "artery":
@@ -102,9 +103,14 @@ def simulate_patient(simulation: Simulation, patient: int, view: int) -> tuple[l
     return coronary_tree(rng, side), VIEWS[side][order[view % len(order)]]
 
 
-def path_length(shadows: list[Shadow], filling: list[np.ndarray], size: int) -> np.ndarray:
-    """Path (T, H, W) of the rays through contrast in mm: the chords of all vessels add up, each times its `filling`
-    (T, points of the vessel), the share of contrast in its blood."""
+def path_length(shadows: list[Shadow], filling: list[Array], size: int) -> Array:
+    """Path (T, H, W) of the rays through contrast in mm: the sum of the chords of all vessels, weighted by filling.
+
+    Args:
+        shadows: of each vessel.
+        filling: (T, points of the vessel) of each vessel, the share of contrast in its blood.
+        size: H and W.
+    """
     total = sub_pixel_zeros(len(filling[0]), size)
     for shadow, fill in zip(shadows, filling, strict=True):
         total[:, shadow.index] += shadow.chord * fill[:, shadow.sample]
@@ -112,7 +118,7 @@ def path_length(shadows: list[Shadow], filling: list[np.ndarray], size: int) -> 
 
 
 def _place(rng: np.random.Generator, tree: list[Vessel], primary: float, secondary: float, size: int) -> CArm:
-    """Aim at the middle of the projected tree, missing it by a random table shift, with a random zoom."""
+    """A C-arm that aims at the middle of the projected tree, missed by a random table shift, with a random zoom."""
     pitch = FIELD * rng.uniform(0.88, 1.12) / size
     aimed = CArm(primary, secondary, pitch, (0.0, 0.0), size)
     position = np.concatenate([aimed.project(vessel.points)[0] for vessel in tree])
@@ -122,18 +128,18 @@ def _place(rng: np.random.Generator, tree: list[Vessel], primary: float, seconda
     return CArm(primary, secondary, pitch, shift, size)
 
 
-def _filling(tree: list[Vessel], vessel: Vessel, frames: int, frame_index: int) -> np.ndarray:
+def _filling(tree: list[Vessel], vessel: Vessel, frames: int, frame_index: int) -> Array:
     """Share of contrast (T, points): the front starts at the ostium and has filled the whole tree at `frame_index`."""
     front_width = 25.0  # mm over which contrast mixes with blood
     reach = max(v.distance[-1] for v in tree) + front_width
     front = reach * (1 + (np.arange(frames) - frame_index) / max(frame_index, 1))
-    return np.clip((front[:, None] - vessel.distance) / front_width, 0, 1)
+    return np.asarray(np.clip((front[:, None] - vessel.distance) / front_width, 0, 1))
 
 
-def _catheter(rng: np.random.Generator, trunk: Vessel, c_arm: CArm) -> np.ndarray:
+def _catheter(rng: np.random.Generator, trunk: Vessel, c_arm: CArm) -> Array:
     """Path (H, W) in mm through a contrast-filled catheter that comes from above and ends at the ostium.
 
-    It is drawn in the plane of the picture: a catheter in space would tell the view.
+    It is drawn in the plane of the picture: from a catheter in space a network could learn the view.
     """
     position, magnification = c_arm.project(trunk.points[:1])
     ostium = position[0]
@@ -143,27 +149,27 @@ def _catheter(rng: np.random.Generator, trunk: Vessel, c_arm: CArm) -> np.ndarra
     line = CubicSpline(np.linspace(0, 1, 4), knots)(np.linspace(0, 1, 4 * c_arm.size))
     radius = np.full(len(line), rng.uniform(1.0, 1.7))
     shadow = tube_shadow(line, radius * magnification / c_arm.pitch, radius, c_arm.size)
-    return path_length([shadow], [np.ones((1, len(line)))], c_arm.size)[0]
+    return np.asarray(path_length([shadow], [np.ones((1, len(line)))], c_arm.size)[0])
 
 
-def _lumen(parts: list[tuple[Vessel, Shadow, np.ndarray]], size: int) -> np.ndarray:
+def _lumen(parts: list[tuple[Vessel, Shadow, Array]], size: int) -> Array:
     """Pixels (H, W) of which filled lumen of at least the least calibre covers half or more."""
     covered = sub_pixel_zeros(1, size)
     for vessel, shadow, fill in parts:
-        seen = (fill >= 0.5) & (2 * vessel.radii >= LEAST_CALIBRE)
-        covered[0, shadow.index[seen[shadow.sample]]] = 1
-    return to_pixels(covered, size)[0] >= 0.5
+        visible = (fill >= 0.5) & (2 * vessel.radii >= LEAST_CALIBRE)
+        covered[0, shadow.index[visible[shadow.sample]]] = 1
+    return np.asarray(to_pixels(covered, size)[0] >= 0.5)
 
 
-def _background(rng: np.random.Generator, c_arm: CArm) -> np.ndarray:
+def _background(rng: np.random.Generator, c_arm: CArm) -> Array:
     """Light (H, W), relative to the open beam, behind soft tissue, lung, ribs, spine and diaphragm."""
     size = c_arm.size
     y, x = np.mgrid[0:size, 0:size] / size - 0.5
     density = 0.8 + x * rng.normal(0, 0.25) + y * rng.normal(0, 0.25)
     density += rng.uniform(0.08, 0.16) * _tissue(rng, size)
 
-    def edge(distance: np.ndarray, width: float) -> np.ndarray:
-        return 1 / (1 + np.exp(-np.clip(distance / width, -30, 30)))
+    def edge(distance: Array, width: float) -> Array:
+        return np.asarray(1 / (1 + np.exp(-np.clip(distance / width, -30, 30))))
 
     # The heart's border against the lung, on either side.
     turn = rng.uniform(-0.6, 0.6) + np.pi * rng.integers(2)
@@ -188,29 +194,29 @@ def _background(rng: np.random.Generator, c_arm: CArm) -> np.ndarray:
     # The dome of the diaphragm, a dark edge low in the picture or below it.
     dome = np.hypot((x - rng.uniform(-0.4, 0.4)) / rng.uniform(1.0, 1.8), y - rng.uniform(0.75, 1.15))
     density += rng.uniform(0.1, 0.5) * edge(0.5 - dome, rng.uniform(0.006, 0.02))
-    return np.exp(-density)
+    return np.asarray(np.exp(-density))
 
 
-def _tissue(rng: np.random.Generator, size: int) -> np.ndarray:
+def _tissue(rng: np.random.Generator, size: int) -> Array:
     """Soft-tissue texture (H, W) of mean 0 and standard deviation 1: noise whose amplitude falls with frequency."""
     # The transform's texture repeats itself, so only a quarter of a larger one is taken.
     side = 2 * size
     cycles = side * np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side))
     spectrum = np.fft.rfft2(rng.standard_normal((side, side))) / (4 + cycles) ** 2.4
     texture = np.fft.irfft2(spectrum, (side, side))[:size, :size]
-    return (texture - texture.mean()) / texture.std()
+    return np.asarray((texture - texture.mean()) / texture.std())
 
 
-def _collimator(rng: np.random.Generator, size: int) -> np.ndarray:
+def _collimator(rng: np.random.Generator, size: int) -> Array:
     """The open field (H, W) bool: a round image intensifier behind four shutters."""
     y, x = np.mgrid[0:size, 0:size] / size + 0.5 / size - 0.5
     radius = rng.uniform(0.54, 0.75)
     top, bottom, left, right = rng.uniform(-0.03, 0.05, 4)
     shutters = (y > top - 0.5) & (y < 0.5 - bottom) & (x > left - 0.5) & (x < 0.5 - right)
-    return (np.hypot(y, x) < radius) & shutters
+    return np.asarray((np.hypot(y, x) < radius) & shutters)
 
 
-def _detect(rng: np.random.Generator, light: np.ndarray, open_field: np.ndarray) -> np.ndarray:
+def _detect(rng: np.random.Generator, light: Array, open_field: Array) -> Array:
     """Grey values (T, H, W) uint8 of `light`: quantum noise, the blur of the detector, exposure, the dark border."""
     photons = rng.uniform(400, 1500)  # per pixel at the mean of the first frame
     mean = light[0][open_field].mean()
@@ -221,7 +227,11 @@ def _detect(rng: np.random.Generator, light: np.ndarray, open_field: np.ndarray)
 
 
 def split_patients(simulation: Simulation) -> list[str]:
-    """The split of each patient: `val` and `test` of them at random, the others for training."""
+    """The split of each patient: `val` and `test` of them at random, the others for training.
+
+    Numbers are rounded half to even, those of `nightshift.ingest.splits.made_split` half up (22 and 23 for 0.15 of
+    150): another rule would change every simulated data set.
+    """
     order = np.random.default_rng([simulation.seed]).permutation(simulation.patients)
     val = round(simulation.val * simulation.patients)
     test = round(simulation.test * simulation.patients)
@@ -234,7 +244,7 @@ def split_patients(simulation: Simulation) -> list[str]:
 def write_dataset(
     simulation: Simulation, folder: Path, progress: Callable[[Iterable[int]], Iterable[int]] | None = None
 ) -> None:
-    """Write `manifest.csv`, `cines/`, `masks/` and `contours/`; `progress` wraps the loop over patients (e.g. tqdm)."""
+    """Write manifest.csv, cines/, masks/ and contours/ into `folder`; `progress` wraps the loop over patients."""
     for name in ("cines", "masks", "contours"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     split = split_patients(simulation)

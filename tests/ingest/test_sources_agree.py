@@ -12,7 +12,9 @@ from pycocotools import mask as runs
 from skimage.measure import find_contours
 
 from nightshift.config.presets import Coco, Dicom
+from nightshift.ingest import manifest
 from nightshift.ingest.sources import source_cases
+from nightshift.simulation import simulator
 from nightshift.simulation.simulator import Simulation, simulate_case, write_dataset
 
 TWELVE = Simulation(12, 1, 160, 4, "artery", "LAD", val=0.25, test=0.25, seed=3)
@@ -114,3 +116,7 @@ def test_polygons_are_the_mask_but_for_a_fiftieth(written):
     for (frame, mask), (other, drawn) in zip(wanted, found, strict=True):
         np.testing.assert_array_equal(frame, other)
         assert (mask & drawn).sum() / (mask | drawn).sum() >= 0.98
+
+
+def test_the_simulator_writes_the_columns_of_a_manifest():
+    assert tuple(simulator.COLUMNS) == manifest.COLUMNS
