@@ -20,26 +20,26 @@ def explain(error: ErrorDetails, model: type[BaseModel]) -> str:
         error: an entry of `ValidationError.errors()`.
         model: the model that was to be validated.
     """
-    found = _locate(error["loc"], model)
-    kind, key, given = error["type"], ".".join(found.keys), f"got {error['input']!r:.60}"
+    place = _locate(error["loc"], model)
+    kind, key, given = error["type"], ".".join(place.keys), f"got {error['input']!r:.60}"
     if kind == "union_tag_invalid":
         tag = error["ctx"]["tag"]
-        return f"{_join(key, 'kind')}: no kind '{tag}'; {nearest(tag, map(_tag, found.models))}"
+        return f"{_join(key, 'kind')}: no kind '{tag}'; {nearest(tag, map(_tag, place.models))}"
     if kind == "union_tag_not_found":
-        return f"key '{_join(key, 'kind')}' is missing; valid: {', '.join(map(_tag, found.models))}"
-    if found.description and not (kind == "missing" and found.rest == ()):
-        return f"{key}: expected {found.description}"
+        return f"key '{_join(key, 'kind')}' is missing; valid: {', '.join(map(_tag, place.models))}"
+    if place.description and not (kind == "missing" and place.rest == ()):
+        return f"{key}: expected {place.description}"
     if kind == "extra_forbidden":
         name = str(error["loc"][-1])
-        return f"unknown key '{_join(key, name)}'; {nearest(name, found.models[0].model_fields)}"
+        return f"unknown key '{_join(key, name)}'; {nearest(name, place.models[0].model_fields)}"
     if kind == "missing":
         return f"key '{key}' is missing"
     if kind == "value_error":
         return str(error["ctx"]["error"])
     if kind in MAPPINGS:
         return f"{key or 'the file'}: expected keys and values, {given}"
-    if found.rest == ("[key]",):
-        return f"{'.'.join(found.keys[:-1])}: expected text for a name, {given}"
+    if place.rest == ("[key]",):
+        return f"{'.'.join(place.keys[:-1])}: expected text for a name, {given}"
     return f"{key or 'the file'}: {error['msg']}, {given}"
 
 

@@ -109,12 +109,12 @@ def test_only_tracked_code_that_is_used_makes_another_run(package, file):
 
 def test_two_modules_of_one_name_are_two(package):
     """Exchanged contents are another run; names of files alone would not tell."""
-    found = set()
+    identities = set()
     for one, other in (("A = 1\n", "A = 2\n"), ("A = 2\n", "A = 1\n"), ("A = 1\n", "A = 1\n")):
         io.write_text(package / "data/__init__.py", one)
         io.write_text(package / "arms/__init__.py", other)
-        found.add(checkpoints.fingerprint())
-    assert len(found) == 3
+        identities.add(checkpoints.fingerprint())
+    assert len(identities) == 3
 
 
 def test_a_copy_of_the_checkout_is_the_same_run(package, tmp_path, monkeypatch):
@@ -131,9 +131,9 @@ def test_a_copy_of_the_checkout_is_the_same_run(package, tmp_path, monkeypatch):
 
 def test_our_own_modules_are_found():
     package = Path(checkpoints.__file__).parents[1]
-    found = {path.relative_to(package).as_posix() for path in checkpoints._loaded_modules(package)}
-    assert {"engine/checkpoints.py", "core/io.py"} <= found
-    assert not {path.split("/")[0] for path in found} & set(checkpoints.UNTRACKED)
+    names = {path.relative_to(package).as_posix() for path in checkpoints._loaded_modules(package)}
+    assert {"engine/checkpoints.py", "core/io.py"} <= names
+    assert not {path.split("/")[0] for path in names} & set(checkpoints.UNTRACKED)
 
 
 def test_a_run_is_kept_until_the_next_stage_starts(checkout):
