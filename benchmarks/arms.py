@@ -1,66 +1,77 @@
-"""What the kept prefix saves, and a LoRA step against transformers + peft: whole steps, neck, head and optimiser."""
+"""What the cached prefix saves, and a LoRA step against transformers + peft: whole steps, neck, head and optimiser.
+
+The arms are defined here, so that the figures do not depend on those of params.yaml.
+"""
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import peft
 import torch
 from torch import Tensor, nn
 from transformers import Sam3VisionConfig, Sam3VisionModel, Sam3ViTConfig
 
-from benchmarks.timing import in_turn, ratio
+from benchmarks.timing import Row, in_turn, ratio
 from nightshift.commands import planning
-from nightshift.model.segmentation import Arm
-from nightshift.model.head import Segmenter
-from nightshift.config.params import ArmName, Settings, read
+from nightshift.config.kinds import Lora
+from nightshift.config.params import ArmSettings, read
+from nightshift.model.head import SegmentationHead
+from nightshift.model.segmentation import SegmentationModel
 from nightshift.training.step import add_gradients, loss_of, optimiser_of
 
 CPU = torch.device("cpu")
-FULL = ("use.encoder=sam3", "train.batch_size=1")
+ENCODER = "sam3"
+NAME = "benchmark"
+FROZEN = f"+arms.{NAME}={{kind: frozen}}"
+LORA = f"+arms.{NAME}={{kind: lora, rank: 8, alpha: 16.0, blocks: all}}"
+LAST8 = f"+arms.{NAME}={{kind: lora, rank: 8, alpha: 16.0, blocks: {{last: 8}}}}"
 PAIRS = 7  # against transformers
 
 
-def rows() -> Iterator[dict[str, Any]]:
-    settings = read([*FULL, "encoder.resolution=1008"])
-    arm = planning.new_arm("frozen", settings, "cpu")
-    cached, uncached = (_step("frozen", arm, settings, from_images) for from_images in (False, True))
+def rows() -> Iterator[Row]:
+    """Ratios of training steps of one case, by full-size SAM 3 on the CPU."""
+    settings = _settings(FROZEN, 1008)
+    model = planning.new_model(settings, "cpu")
+    cached, uncached = (_step(model, settings, from_images) for from_images in (False, True))
     yield ratio("frozen_epoch_cached_over_uncached", *in_turn(2, cached, uncached))
-    del arm, cached, uncached
+    del model, cached, uncached
 
-    settings = read([*FULL, "encoder.resolution=504", "lora.blocks={last: 8}"])
-    every = read([*FULL, "encoder.resolution=504", "lora.blocks=all"])
-    last, whole = planning.new_arm("lora", settings, "cpu"), planning.new_arm("lora", every, "cpu")
-    cached, uncached = (_step("lora", last, settings, from_images) for from_images in (False, True))
-    times = in_turn(3, cached, uncached, _step("lora", whole, every, True), warm=1)
+    settings, all_blocks = _settings(LAST8, 504), _settings(LORA, 504)
+    last, whole = planning.new_model(settings, "cpu"), planning.new_model(all_blocks, "cpu")
+    cached, uncached = (_step(last, settings, from_images) for from_images in (False, True))
+    times = in_turn(3, cached, uncached, _step(whole, all_blocks, True), warm=1)
     yield ratio("lora_last8_cached_over_all", times[0], times[2])
     yield ratio("lora_last8_cached_over_uncached", times[0], times[1])
     del last, whole, cached, uncached
 
-    settings = read([*FULL, "encoder.resolution=336", "lora.blocks=all"])
-    ours = _step("lora", planning.new_arm("lora", settings, "cpu"), settings, True)
+    settings = _settings(LORA, 336)
+    ours = _step(planning.new_model(settings, "cpu"), settings, True)
     yield ratio("lora_step_over_transformers_peft", *in_turn(PAIRS, ours, _transformers_step(settings), warm=1))
 
 
-def _step(name: ArmName, arm: Arm, settings: Settings, from_images: bool) -> Callable[[], None]:
-    """A whole training step of one case: from its image through every block, or from its kept tokens."""
-    own = settings.train_for(name)
-    optimiser = optimiser_of(arm, own)
-    batch = planning.batch_of(settings, 0 if from_images else arm.start, 1, CPU)
+def _settings(arm: str, resolution: int) -> ArmSettings:
+    return read([f"use.encoder={ENCODER}", "train.batch_size=1", f"encoder.resolution={resolution}", arm]).arm(NAME)
+
+
+def _step(model: SegmentationModel, settings: ArmSettings, from_images: bool) -> Callable[[], None]:
+    """A whole training step of one case: from its image through every block, or from its cached tokens."""
+    optimiser = optimiser_of(model, settings.train)
+    batch = planning.noise_batch(settings, 0 if from_images else model.start, 1, CPU)
 
     def step() -> None:
         optimiser.zero_grad()
-        add_gradients(arm, batch, own, CPU)
+        add_gradients(model, batch, settings.train, CPU)
         optimiser.step()
 
     return step
 
 
-class _Theirs(nn.Module):
+class _TransformersModel(nn.Module):
     """SAM 3's vision encoder as transformers has it, LoRA by peft on the same layers, and our head."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: ArmSettings) -> None:
         super().__init__()
-        preset = settings.preset
+        preset, lora = settings.preset, settings.arm
+        assert isinstance(lora, Lora)
         vit = Sam3ViTConfig(
             hidden_size=preset.embed_dim, intermediate_size=int(preset.embed_dim * preset.mlp_ratio),
             num_hidden_layers=preset.depth, num_attention_heads=preset.num_heads, image_size=settings.resolution,
@@ -71,21 +82,21 @@ class _Theirs(nn.Module):
         targets = ["q_proj", "k_proj", "v_proj", "o_proj", "fc1", "fc2"]
         model = Sam3VisionModel(config).requires_grad_(False)
         self.vision = peft.get_peft_model(
-            model, peft.LoraConfig(r=settings.lora.rank, lora_alpha=settings.lora.alpha, target_modules=targets)
+            model, peft.LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=targets)
         )
-        self.segmenter = Segmenter(preset.d_model, settings.head, settings.view)
+        self.head = SegmentationHead(preset.d_model, settings.head, settings.view)
         self.side = settings.resolution
 
     def forward(self, images: Tensor, angles: Tensor) -> Tensor:
         levels = list(self.vision(images).fpn_hidden_states)
-        logits = self.segmenter(levels, angles, images)
+        logits = self.head(levels, angles, images)
         return nn.functional.interpolate(logits, (self.side, self.side), mode="bilinear")
 
 
-def _transformers_step(settings: Settings) -> Callable[[], None]:
-    model = _Theirs(settings)
-    optimiser = optimiser_of(model, settings.train_for("lora"))
-    batch = planning.batch_of(settings, 0, 1, CPU)
+def _transformers_step(settings: ArmSettings) -> Callable[[], None]:
+    model = _TransformersModel(settings)
+    optimiser = optimiser_of(model, settings.train)
+    batch = planning.noise_batch(settings, 0, 1, CPU)
 
     def step() -> None:
         optimiser.zero_grad()

@@ -1,39 +1,40 @@
-"""What a GPU is used for: encoding against the GPU's own matrix products, and the LoRA step at 1008 px.
+"""How well a GPU is used: encoding against the GPU's own matrix products, and the LoRA step at 1008 px.
 
-Nothing without CUDA. The step is timed with torch.compile off and on, which the pipeline itself does not use.
+No rows without CUDA. The step is timed with torch.compile off and on, which the pipeline itself does not use.
 """
 
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.timing import row
+from benchmarks.arms import LORA, NAME
+from benchmarks.timing import Row, row
 from nightshift.backbone import encoder
 from nightshift.commands import planning
+from nightshift.config.params import ArmSettings, read
 from nightshift.engine.device import HALF, autocast
 from nightshift.jobs.resources import peak_device_memory
-from nightshift.config.params import Settings, read
 from nightshift.training.step import add_gradients, optimiser_of
 
-FULL = ("use.encoder=sam3", "encoder.resolution=1008", "encoder.precision=bf16")
+FULL = ("use.encoder=sam3", "encoder.resolution=1008", "encoder.precision=bf16", LORA)
 BATCHES, ROUNDS = (1, 4), 10
 
 
-def rows() -> Iterator[dict[str, Any]]:
+def rows() -> Iterator[Row]:
+    """Encoding, and LoRA steps of different batches; none without CUDA."""
     if not torch.cuda.is_available():
         return
     device = torch.device("cuda")
-    yield from encode_rows(read(FULL), device, side=8192)
+    yield from encode_rows(read(FULL).arm(NAME), device, side=8192)
     for cases in BATCHES:
         for compiled in (False, True):
-            yield from step_rows(read([*FULL, f"train.batch_size={cases}"]), device, compiled)
+            yield from step_rows(read([*FULL, f"train.batch_size={cases}"]).arm(NAME), device, compiled)
 
 
-def encode_rows(settings: Settings, device: torch.device, side: int) -> Iterator[dict[str, Any]]:
+def encode_rows(settings: ArmSettings, device: torch.device, side: int) -> Iterator[Row]:
     """TFLOP/s of the trunk on four frames, and its share of what square products of `side` reach."""
     neck = encoder.configured(settings).to(device)
     images = torch.rand(4, 3, settings.resolution, settings.resolution, device=device)
@@ -52,25 +53,25 @@ def encode_rows(settings: Settings, device: torch.device, side: int) -> Iterator
     yield row("encode_over_matmul_peak", speed / best, "ratio")
 
 
-def step_rows(settings: Settings, device: torch.device, compiled: bool) -> Iterator[dict[str, Any]]:
+def step_rows(settings: ArmSettings, device: torch.device, compiled: bool) -> Iterator[Row]:
     """Seconds and peak memory of the device of a whole LoRA training step, `train.batch_size` cases."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    own, arm = settings.train_for("lora"), planning.new_arm("lora", settings, str(device))
+    train, model = settings.train, planning.new_model(settings, str(device))
     if compiled:
-        arm.compile()
-    optimiser = optimiser_of(arm, own)
-    batch = planning.batch_of(settings, arm.start, own.batch_size, device)
+        model.compile()
+    optimiser = optimiser_of(model, train)
+    batch = planning.noise_batch(settings, model.start, train.batch_size, device)
 
     def step() -> None:
         optimiser.zero_grad()
-        add_gradients(arm, batch, own, device)
+        add_gradients(model, batch, train, device)
         optimiser.step()
 
     for _ in range(2):  # compiles, and makes the optimiser's state
         step()
     seconds = statistics.median(_seconds(step, device) for _ in range(ROUNDS))
-    name = f"lora_step_1008_batch{own.batch_size}_compile_{'on' if compiled else 'off'}"
+    name = f"lora_step_1008_batch{train.batch_size}_compile_{'on' if compiled else 'off'}"
     yield row(f"{name}_seconds", seconds, "s")
     yield row(f"{name}_peak", peak_device_memory() / 1e9, "GB")
 

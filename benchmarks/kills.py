@@ -13,11 +13,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from nightshift.core.hashing import hash_folder
-from nightshift.console.progress import bar
+from helpers.chain import clone, edit
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from test_chain import clone, edit
+from nightshift.console.progress import bar
+from nightshift.core.hashing import hash_folder
 
 KILLS, SECONDS, EPOCHS = 50, (2.0, 14.0), 600
 COMMAND = [sys.executable, "-m", "dvc", "repro"]

@@ -4,12 +4,11 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
-from typing import Any
 
-from benchmarks.timing import in_turn, ratio, row
+from benchmarks.timing import Row, in_turn, ratio, row
 
 
-def rows() -> Iterator[dict[str, Any]]:
+def rows() -> Iterator[Row]:
     """Three no-op `dvc repro` and three `dvc status` in turn, after one `dvc repro` that may have something to do."""
     repro, status = (lambda command=command: _dvc(command) for command in ("repro", "status"))
     repro()

@@ -1,21 +1,20 @@
-"""What a shape case of the probe costs on the meta device against building the model and running it for real."""
+"""What a shape case of the probe costs on the meta device, against building the model and running it for real."""
 
 import statistics
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 
-from benchmarks.timing import row, seconds
+from benchmarks.timing import Row, row, seconds
 from nightshift.backbone import encoder
-from nightshift.config import params as settings
 from nightshift.backbone.rope import first_failure
-from nightshift.config.params import Encoder
+from nightshift.config import params
+from nightshift.config.presets import Encoder
 
 
-def rows() -> Iterator[dict[str, Any]]:
+def rows() -> Iterator[Row]:
     """The median of the meta cases (1008 and 1024 px, five each) over one build and one forward of a 1008 px frame."""
-    preset = settings.read_preset("encoder", "sam3", Encoder)
+    preset = params.read_preset("encoder", "sam3", Encoder)
     meta = encoder.build(preset, "meta").trunk
     frames = [torch.empty(1, 3, side, side, device="meta") for side in (1008, 1024)]
     cases = [seconds(lambda frame=frame: first_failure(meta, frame)) for _ in range(5) for frame in frames]

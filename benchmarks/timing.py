@@ -1,33 +1,42 @@
-"""Ratios of times: both sides in turn, in one process, because a machine is not equally fast all day."""
+"""Ratios of times: both sides are timed in turn, in one process, as the speed of a machine varies over a day."""
 
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
 from nightshift.jobs.resources import machine
 
+Row = dict[str, str | float]  # of reports/benchmark.json
+
 
 def seconds(action: Callable[[], object]) -> float:
+    """Wall-clock time of a call."""
     start = time.perf_counter()
     action()
     return time.perf_counter() - start
 
 
 def in_turn(pairs: int, *actions: Callable[[], object], warm: int = 0) -> list[list[float]]:
-    """Seconds of each action, `pairs` times each, one after the other; `warm` rounds before are not counted."""
+    """Seconds of each action in each of `pairs` rounds, in which they run one after the other.
+
+    Args:
+        pairs: number of rounds.
+        actions: what is timed.
+        warm: rounds before those, which are not counted.
+    """
     rounds = [[seconds(action) for action in actions] for _ in range(warm + pairs)]
     return [list(times) for times in zip(*rounds[warm:], strict=True)]
 
 
-def ratio(name: str, one: list[float], other: list[float]) -> dict[str, Any]:
+def ratio(name: str, one: list[float], other: list[float]) -> Row:
     """The median over the pairs of one / other."""
     return row(name, statistics.median(a / b for a, b in zip(one, other, strict=True)), "ratio")
 
 
-def row(name: str, value: float, unit: str) -> dict[str, Any]:
+def row(name: str, value: float, unit: str) -> Row:
+    """A row of the table, with the device and the version of torch."""
     gpu = machine()["gpu"]
     device = f"cpu, {torch.get_num_threads()} threads" if gpu == "none" else gpu
     return {"name": name, "value": round(value, 5), "unit": unit, "device": device, "torch": torch.__version__}
