@@ -56,17 +56,17 @@ def folders(given: list[str]) -> dict[str, Path]:
     """Folder by name of the arm, from NAME=DIR. Raises UserError for a name that is no arm's, or comes twice."""
     from nightshift.config.params import ARM_NAME  # pydantic
 
-    found: dict[str, Path] = {}
+    by_name: dict[str, Path] = {}
     for one in given:
         name, sign, folder = one.partition("=")
         if not sign or not folder:
             raise UserError(f"--masks {one}: expected NAME=DIR, as unet=masks/unet")
         if not ARM_NAME.fullmatch(name):
             raise UserError(f"--masks {one}: name '{name}': expected letters, digits, _ and -, which is not the first")
-        if name.casefold() in (other.casefold() for other in found):
+        if name.casefold() in (other.casefold() for other in by_name):
             raise UserError(f"--masks {one}: a second folder of '{name}'; give each a name of its own")
-        found[name] = Path(folder)
-    return found
+        by_name[name] = Path(folder)
+    return by_name
 
 
 def _chosen(reference: str) -> Compare:

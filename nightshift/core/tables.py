@@ -60,7 +60,7 @@ def read_table(
 
 def _numbers(column: "pd.Series[str]", path: Path | str, *, whole: bool, empty: bool) -> np.ndarray:
     """The cells of a column as int64 or float64. Raises UserError with the line of one that is no such number."""
-    found = []
+    values = []
     for line, text in enumerate(column, start=2):
         try:
             value = math.nan if empty and not text else float(text)
@@ -70,5 +70,5 @@ def _numbers(column: "pd.Series[str]", path: Path | str, *, whole: bool, empty: 
             raise UserError(f"{path}: line {line}: {column.name} is not a finite number; {AGAIN}")
         if whole and value != round(value):
             raise UserError(f"{path}: line {line}: {column.name} is not a whole number; {AGAIN}")
-        found.append(value)
-    return np.array(found, dtype=np.int64 if whole else np.float64)
+        values.append(value)
+    return np.array(values, dtype=np.int64 if whole else np.float64)

@@ -25,16 +25,16 @@ def write(arms: Mapping[str, ArmResults], chosen: Compare, about: About, folder:
         UserError: before anything is written, for cases that differ between arms and pictures that are missing.
     """
     arms = reference_first(arms, chosen.reference)
-    found = summarise(arms, chosen)
+    comparison = summarise(arms, chosen)
     panels = overlays.panels(arms)
-    contents = render.contents(arms, found, panels, about, chosen.margin)
+    contents = render.contents(arms, comparison, panels, about, chosen.margin)
     pages = {name: render.render(f"{name}.j2", contents) for name in ("report.html", "report.md")}
-    found.metrics.write(folder / "metrics.json")
-    write_table(folder / "measures.csv", measures_table(found))
+    comparison.metrics.write(folder / "metrics.json")
+    write_table(folder / "measures.csv", measures_table(comparison))
     if all(len(arm.curves) for arm in arms.values()):
         figures.write_png(folder / "plots/curves.png", render.curves(arms, CURVES))
     if len(arms) > 2:
-        figures.write_png(folder / "plots/arms.png", render.all_arms(found))
+        figures.write_png(folder / "plots/arms.png", render.all_arms(comparison))
     for name, figure in render.case_figures(arms).items():
         figures.write_png(folder / f"plots/{name}.png", figure)
     figures.write_png(folder / "plots/overlays.png", overlays.overlays(panels))

@@ -40,20 +40,20 @@ class Pair:
 
 
 def contents(
-    arms: Mapping[str, ArmResults], found: Comparison, panels: Sequence[Panel], about: About, margin: float
+    arms: Mapping[str, ArmResults], comparison: Comparison, panels: Sequence[Panel], about: About, margin: float
 ) -> dict[str, object]:
     """All that the templates show, as text, lists of text and pictures.
 
     Args:
         arms: the results, the reference first.
-        found: their numbers.
+        comparison: their numbers.
         panels: the pictures of test cases.
         about: what is compared, and how to do it again.
         margin: as compare.margin.
     """
     shown, cases = styles.styles(arms), {name: arm.cases for name, arm in arms.items()}
-    names, level = list(arms), found.metrics.level
-    head, rest = text.answer(found, arms, margin)
+    names, level = list(arms), comparison.metrics.level
+    head, rest = text.answer(comparison, arms, margin)
     ablations = text_tables.ablation_rows(arms, level)
     pairs = [_pair(shown[names[0]], shown[name], arms, several=len(arms) > 2) for name in names[1:]]
     probed = about.probe.hypotheses if about.probe else {}
@@ -78,11 +78,11 @@ def contents(
         "inside": [style.inside for style in shown.values()],
         "difference_heads": text_tables.difference_heads(names),
         "ratio_heads": text_tables.ratio_heads(names),
-        "measures": text_tables.measure_rows(found),
+        "measures": text_tables.measure_rows(comparison),
         "tested": len(text_tables.NAMES),
-        "unbounded": any(one["dice"].interval is None for one in found.against.values()),
-        "against": text_tables.against_rows(found) if len(arms) > 2 else [],
-        "all_arms": figures.svg_uri(all_arms(found)) if len(arms) > 2 else "",
+        "unbounded": any(one["dice"].interval is None for one in comparison.against.values()),
+        "against": text_tables.against_rows(comparison) if len(arms) > 2 else [],
+        "all_arms": figures.svg_uri(all_arms(comparison)) if len(arms) > 2 else "",
         "suspects": {SUSPECTS.get(name, name.replace("_", " ").capitalize()): one for name, one in probed.items()},
         "causes": _causes(about),
         "probe_columns": [] if about.probe_cases is None else [str(one) for one in about.probe_cases.columns],
@@ -114,11 +114,11 @@ def curves(arms: Mapping[str, ArmResults], columns: Sequence[str]) -> Figure:
     return figures.curves({shown[name]: arm.curves for name, arm in arms.items()}, chosen, columns)
 
 
-def all_arms(found: Comparison) -> Figure:
+def all_arms(comparison: Comparison) -> Figure:
     """Dice of every arm, and its difference from the reference, with their intervals."""
-    shown = styles.styles(found.means)
-    dice = {shown[name]: (one.dice, one.ci95) for name, one in found.metrics.arms.items()}
-    against = {shown[name]: (of["dice"].delta, of["dice"].interval) for name, of in found.against.items()}
+    shown = styles.styles(comparison.means)
+    dice = {shown[name]: (one.dice, one.ci95) for name, one in comparison.metrics.arms.items()}
+    against = {shown[name]: (of["dice"].delta, of["dice"].interval) for name, of in comparison.against.items()}
     return figures.all_arms(dice, against)
 
 
@@ -181,7 +181,7 @@ def _markdown(value: object) -> Markup:
 
 def _unbroken(value: str) -> str:
     """Text whose intervals, as [0.1, 0.2], are not broken across lines."""
-    return re.sub(r"\[[^\]]*\]", lambda found: found.group().replace(" ", "\u00a0"), value)
+    return re.sub(r"\[[^\]]*\]", lambda match: match.group().replace(" ", "\u00a0"), value)
 
 
 def _cells(values: Iterable[object]) -> Markup:

@@ -61,10 +61,10 @@ class Style:
 
 def styles(names: Iterable[str]) -> dict[str, Style]:
     """By name; the first is the reference. From the ninth arm on colours come again, with another mark."""
-    found, count = {}, len(COLOURS)
+    by_name, count = {}, len(COLOURS)
     for i, name in enumerate(names):
-        found[name] = Style(name, i % count, MARKERS[(i + i // count) % count])
-    return found
+        by_name[name] = Style(name, i % count, MARKERS[(i + i // count) % count])
+    return by_name
 
 
 def label(name: str) -> str:

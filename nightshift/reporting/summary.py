@@ -69,7 +69,7 @@ def summarise(arms: Mapping[str, ArmResults], chosen: Compare) -> Comparison:
     check_same_cases(cases)
     measures = [*MEASURES, *(name for name in MILLIMETRES if all(name in rows for rows in cases.values()))]
     against = {name: {m: compare(cases[reference], cases[name], m, level) for m in measures} for name in others}
-    corrected = holm({name: found["dice"].p for name, found in against.items()})
+    corrected = holm({name: of_arm["dice"].p for name, of_arm in against.items()})
     dice = {name: per_unit(rows, "dice") for name, rows in cases.items()}
     best, not_told = ranked(dice, level)
     count, patients = size(cases[reference])
@@ -82,13 +82,13 @@ def summarise(arms: Mapping[str, ArmResults], chosen: Compare) -> Comparison:
         arms={n: ArmDice(dice=round6(v.mean()), ci95=mean_interval(v.to_numpy())) for n, v in dice.items()},
         against={
             name: Against(
-                delta=found["dice"].delta,
-                ci95=found["dice"].ci95,
-                p=found["dice"].p,
+                delta=of_arm["dice"].delta,
+                ci95=of_arm["dice"].ci95,
+                p=of_arm["dice"].p,
                 p_holm=round6(corrected[name]),
-                verdict=verdict(found["dice"].delta, corrected[name], level),
+                verdict=verdict(of_arm["dice"].delta, corrected[name], level),
             )
-            for name, found in against.items()
+            for name, of_arm in against.items()
         },
         cases=count,
         patients=patients,
@@ -144,22 +144,22 @@ def _needed(dice: Mapping[str, "pd.Series[float]"], best: str, not_told: list[st
 
 def _corrected(against: dict[str, dict[str, Difference]]) -> dict[str, dict[str, Difference]]:
     """With `p_holm` for there being several measures and arms; none in millimetres, which are measures once more."""
-    p = {(name, m): found[m].p for name, found in against.items() for m in MEASURES}
+    p = {(name, m): of_arm[m].p for name, of_arm in against.items() for m in MEASURES}
     corrected = holm(p)
     return {
         name: {
-            m: replace(one, p_holm=round6(corrected[name, m])) if (name, m) in p else one for m, one in found.items()
+            m: replace(one, p_holm=round6(corrected[name, m])) if (name, m) in p else one for m, one in of_arm.items()
         }
-        for name, found in against.items()
+        for name, of_arm in against.items()
     }
 
 
-def measures_table(found: Comparison) -> pd.DataFrame:
+def measures_table(comparison: Comparison) -> pd.DataFrame:
     """A row per measure and arm but the reference: means of both, difference, its interval at `level`, p, p by Holm."""
     rows = [
         {
             "measure": measure,
-            "reference": found.metrics.reference,
+            "reference": comparison.metrics.reference,
             "arm": name,
             "reference_mean": one.reference,
             "arm_mean": one.other,
@@ -169,7 +169,7 @@ def measures_table(found: Comparison) -> pd.DataFrame:
             "p": one.p,
             "p_holm": np.nan if one.p_holm is None else one.p_holm,
         }
-        for measure in found.measures
-        for name, one in ((name, measures[measure]) for name, measures in found.against.items())
+        for measure in comparison.measures
+        for name, one in ((name, measures[measure]) for name, measures in comparison.against.items())
     ]
     return pd.DataFrame(rows, columns=COLUMNS)

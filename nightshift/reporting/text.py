@@ -14,20 +14,20 @@ from nightshift.reporting.summary import UNDECIDED, Comparison
 MANY = 10_000  # patients; a number above is not shown, only that it is more
 
 
-def answer(found: Comparison, arms: Mapping[str, ArmResults], margin: float) -> tuple[str, str]:
+def answer(comparison: Comparison, arms: Mapping[str, ArmResults], margin: float) -> tuple[str, str]:
     """The report's first line: the verdict, and the rest of the sentence with how much, how sure and at what cost.
 
     Args:
-        found: the numbers.
+        comparison: the numbers.
         arms: the results, the reference first.
         margin: Dice that a recommended arm may lose against the best, compare.margin.
     """
-    return _of_two(found, arms) if len(arms) == 2 else _of_many(found, arms, margin)
+    return _of_two(comparison, arms) if len(arms) == 2 else _of_many(comparison, arms, margin)
 
 
-def _of_two(found: Comparison, arms: Mapping[str, ArmResults]) -> tuple[str, str]:
+def _of_two(comparison: Comparison, arms: Mapping[str, ArmResults]) -> tuple[str, str]:
     (_, one), (name, other) = arms.items()
-    dice, metrics = found.against[name]["dice"], found.metrics
+    dice, metrics = comparison.against[name]["dice"], comparison.metrics
     shown = f" {interval(dice.interval)}" if dice.interval else ""
     parts = [f"{label(name)} {dice.delta:+.3f} Dice{shown}", p_value(dice.p)]
     if one.seconds is not None and other.seconds is not None:
@@ -39,17 +39,21 @@ def _of_two(found: Comparison, arms: Mapping[str, ArmResults]) -> tuple[str, str
     return f"{label(metrics.verdict)} is better", text
 
 
-def _of_many(found: Comparison, arms: Mapping[str, ArmResults], margin: float) -> tuple[str, str]:
+def _of_many(comparison: Comparison, arms: Mapping[str, ArmResults], margin: float) -> tuple[str, str]:
     """Also of a single arm, of which only its Dice can be said."""
-    metrics, best, reference = found.metrics, found.best, found.metrics.reference
+    metrics, best, reference = comparison.metrics, comparison.best, comparison.metrics.reference
     dice, cases = metrics.arms[best], arms[best].cases
     shown = f" {interval(dice.ci95)}" if dice.ci95 else ""
-    if not found.others:
+    if not comparison.others:
         return "One arm, no comparison", f"{label(best)} {dice.dice:.3f} Dice{shown}; {units(cases)}."
-    told = f"not told from {listed(map(inside, found.not_told))}" if found.not_told else "told from every other arm"
+    told = (
+        f"not told from {listed(map(inside, comparison.not_told))}"
+        if comparison.not_told
+        else "told from every other arm"
+    )
     text = f"{label(best)} has the highest Dice of {len(arms)} arms, {dice.dice:.3f}{shown}, {told}; {units(cases)}."
     if best != reference:
-        one = found.against[best]["dice"]
+        one = comparison.against[best]["dice"]
         shown = f" {interval(one.interval)}" if one.interval else ""
         p = p_value(metrics.against[best].p_holm)
         text += f" Against {inside(reference)} it is {one.delta:+.3f} Dice{shown}, {p} after Holm."

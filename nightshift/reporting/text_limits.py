@@ -17,47 +17,49 @@ def limits(arms: Mapping[str, ArmResults], level: float) -> list[str]:
     """What in these data limits the answer."""
     rows = next(iter(arms.values())).cases
     cases = rows.drop_duplicates("case_id")
-    n, found, fewest = patients_of(cases).nunique(), [], fewest_units(level)
+    n, sentences, fewest = patients_of(cases).nunique(), [], fewest_units(level)
     lone, unseen = int((cases["patient_id"] == "").sum()), int(cases[ANGLES[0]].isna().sum())
     if n < fewest:
-        found.append(f"This cannot be decided with {units(cases)}: p < {level:g} needs at least {fewest}.")
+        sentences.append(f"This cannot be decided with {units(cases)}: p < {level:g} needs at least {fewest}.")
     elif n < FEW:
-        found.append(f"The test set has only {units(cases)}: single ones weigh heavily in every mean.")
+        sentences.append(f"The test set has only {units(cases)}: single ones weigh heavily in every mean.")
     if lone:
-        found.append(
+        sentences.append(
             f"{lone} of {len(cases)} test cases have no patient id and count as a patient each: if several come from "
             "one patient, p is too small and the interval too narrow."
         )
     if unseen:
-        found.append(f"{unseen} of {len(cases)} test cases have no C-arm angles: nothing can be said by view.")
-    return found + (_of_training(arms) if all(arm.cards for arm in arms.values()) else [])
+        sentences.append(f"{unseen} of {len(cases)} test cases have no C-arm angles: nothing can be said by view.")
+    return sentences + (_of_training(arms) if all(arm.cards for arm in arms.values()) else [])
 
 
 def _of_training(arms: Mapping[str, ArmResults]) -> list[str]:
     """As `limits`, from the models, their curves and costs."""
-    found = []
+    sentences = []
     chosen_by = min(card.cases["val"] for arm in arms.values() for card in arm.cards)
     if chosen_by < FEW:
-        found.append(f"Epoch and threshold were chosen by only {chosen_by} validation cases: the choice is noisy.")
+        sentences.append(f"Epoch and threshold were chosen by only {chosen_by} validation cases: the choice is noisy.")
     if len({arm.cards[0].data_hash for arm in arms.values()}) > 1:
-        found.append("The arms were trained on different data: their data hashes differ.")
+        sentences.append("The arms were trained on different data: their data hashes differ.")
     if len({frozenset(card.seed for card in arm.cards) for arm in arms.values()}) > 1:
-        found.append("The arms were trained with different seeds.")
+        sentences.append("The arms were trained with different seeds.")
     for name, arm in arms.items():
         last = int(arm.curves["epoch"].max())
         if late := [card.seed for card in arm.cards if card.epoch == last]:
             which = ", ".join(map(str, late))
-            found.append(f"{label(name)} was best in its last epoch (seed {which}): it may not be trained out.")
+            sentences.append(f"{label(name)} was best in its last epoch (seed {which}): it may not be trained out.")
         if before := arm.costs["encode"].cases_before:
-            found.append(f"{label(name)}: {before} cases were encoded before a kill; the time of that is not counted.")
+            sentences.append(
+                f"{label(name)}: {before} cases were encoded before a kill; the time of that is not counted."
+            )
     if all(len(arm.cards) == 1 for arm in arms.values()):
-        found.append("Each arm was trained with one seed: how far chance in training moves them is not measured.")
+        sentences.append("Each arm was trained with one seed: how far chance in training moves them is not measured.")
     machines = {frozenset(str(arm.costs[step].machine) for step in STEPS) for arm in arms.values()}
     if len(machines) > 1:
-        found.append("The arms ran on different machines: their times do not compare.")
+        sentences.append("The arms ran on different machines: their times do not compare.")
     if any(cost.revision.endswith("+") for arm in arms.values() for cost in arm.costs.values()):
-        found.append("There were uncommitted changes when this was made: the revisions below do not say all.")
-    return found
+        sentences.append("There were uncommitted changes when this was made: the revisions below do not say all.")
+    return sentences
 
 
 def not_alike(arms: Mapping[str, ArmResults]) -> list[str]:
@@ -79,7 +81,7 @@ def _values(key: str, by_arm: Mapping[str, object]) -> str:
     for name, value in by_arm.items():
         arms.setdefault(str(value), []).append(inside(name))
     each = [f"{value} for {listed(names)}" for value, names in arms.items()]
-    return f"{key} {(' and ' if len(by_arm) == 2 else ', ').join(each)}"
+    return f"{key} {(' and ' if len(by_arm) == 2 else ', but ').join(each)}"
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, object]:

@@ -34,15 +34,15 @@ class MeasureRow:
     differences: list[Texts]  # difference, interval, p, p by Holm
 
 
-def measure_rows(found: Comparison) -> list[MeasureRow]:
+def measure_rows(comparison: Comparison) -> list[MeasureRow]:
     """Every measure; the differences in the order of the arms."""
     return [
         MeasureRow(
             _measure_name(measure),
-            [f"{means[measure]:.3f}" for means in found.means.values()],
-            [_difference(measures[measure]) for measures in found.against.values()],
+            [f"{means[measure]:.3f}" for means in comparison.means.values()],
+            [_difference(measures[measure]) for measures in comparison.against.values()],
         )
-        for measure in found.measures
+        for measure in comparison.measures
     ]
 
 
@@ -55,19 +55,19 @@ def _difference(one: Difference) -> Texts:
     return f"{one.delta:+.3f}", interval(one.interval), p_cell(one.p), p_cell(one.p_holm)
 
 
-def against_rows(found: Comparison) -> list[Texts]:
+def against_rows(comparison: Comparison) -> list[Texts]:
     """Per arm but the reference: name, Dice, difference, interval, p, p by Holm over the arms, verdict."""
     return [
         (
             label(name),
-            f"{found.metrics.arms[name].dice:.3f}",
+            f"{comparison.metrics.arms[name].dice:.3f}",
             f"{one.delta:+.3f}",
-            interval(found.against[name]["dice"].interval),
+            interval(comparison.against[name]["dice"].interval),
             p_cell(one.p),
             p_cell(one.p_holm),
             one.verdict,
         )
-        for name, one in found.metrics.against.items()
+        for name, one in comparison.metrics.against.items()
     ]
 
 
@@ -142,14 +142,14 @@ def group_rows(cases: Mapping[str, pd.DataFrame]) -> dict[str, list[Texts]]:
 
     A case's group is that of the reference's rows: a column may have come after another arm was evaluated.
     """
-    first, found = next(iter(cases.values())), {}
+    first, tables = next(iter(cases.values())), {}
     for name in group_names(first):
         values = first[name].astype(str)
         if 2 <= values.nunique() <= VALUES:
             order = sorted(values.unique(), key=lambda v: (v == "", v.zfill(8) if v.isdecimal() else v))
             members = {value: set(first["case_id"][values == value]) for value in order}
-            found[name] = [_dice_of(value or "not given", chosen, cases) for value, chosen in members.items()]
-    return found
+            tables[name] = [_dice_of(value or "not given", chosen, cases) for value, chosen in members.items()]
+    return tables
 
 
 def _dice_of(what: str, chosen: set[str], cases: Mapping[str, pd.DataFrame]) -> Texts:
