@@ -175,12 +175,12 @@ def _named(images: Path, masks: Path, problems: Problems) -> list[_Pair]:
         stem = mask.stem.removesuffix("_mask")
         name, _, number = stem.rpartition("_f")
         frame = int(number) if is_index(number) and name in by_name and stem not in by_name else None
-        file = by_name.get(stem if frame is None else name)
-        if file is None:
+        partner = by_name.get(stem if frame is None else name)
+        if partner is None:
             problems.append(f"{mask}: no DICOM file for it in {images}; name it NAME.png, NAME_mask.png, NAME_f12.png")
             continue
-        used.add(file)
-        pairs.append(_Pair(file, mask, frame, stem if frame is None else f"{name}_f{frame}", str(file)))
+        used.add(partner)
+        pairs.append(_Pair(partner, mask, frame, stem if frame is None else f"{name}_f{frame}", str(partner)))
     bare = [file for file in by_name.values() if file not in used]
     return pairs + [_Pair(file, None, None, _name(file), str(file), problem=f"no mask in {masks}") for file in bare]
 
