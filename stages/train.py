@@ -1,10 +1,10 @@
-"""Training of an arm, one model per seed; epoch and threshold by validation -> models/ARM and reports/curves/ARM.csv."""
+"""Training of an arm, one model per seed; epoch and threshold by validation -> models/ARM, reports/curves/ARM.csv."""
 
 import sys
 
-from nightshift.config.params import ArmSettings
 from nightshift.config import resolved
 from nightshift.config.arguments import arm_from
+from nightshift.config.params import ArmSettings
 from nightshift.console.errors import run
 from nightshift.jobs.preconditions import require_ok
 

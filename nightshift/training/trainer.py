@@ -248,9 +248,9 @@ def _out_of_memory(settings: ArmSettings, model: SegmentationModel) -> str:
     """What happened, and the key of the arm that takes less memory."""
     micro, arm = micro_batch_size(settings.train), f"arms.{settings.name}"
     if micro > 1:
-        advice = f"set {arm}.micro_batch={micro // 2}"
+        advice = f"-S ++{arm}.micro_batch={micro // 2}"
     elif hasattr(settings.arm, "activation_checkpointing") and not model.activation_checkpointing:
-        advice = f"set {arm}.activation_checkpointing=true"
+        advice = f"-S ++{arm}.activation_checkpointing=true"
     else:
         advice = "lower encoder.resolution"
-    return f"out of memory with {micro} case(s) at a time: {advice}; `nightshift plan` says what fits"
+    return f"out of memory with {micro} case(s) at a time; less: {advice}; `nightshift plan` says what fits"
