@@ -411,3 +411,12 @@ def test_inventory_opens_no_header(folder, monkeypatch, change):
     run_stage(inventory)
     rows = json.loads(Path("data/inventory.json").read_text())
     assert [len(row["path"]) for row in rows] == [12, 12]
+
+
+def test_a_damaged_array_as_mask_is_one_line(folder):
+    """NumPy raises a TokenError for this head, which is no ValueError."""
+    Path("xa/run_f1.png").unlink()
+    save_mask("xa/run_f1.npy")
+    path = Path("xa/run_f1.npy")
+    path.write_bytes(path.read_bytes().replace(b"{'d", b"((("))
+    fails("xa/run_f1.npy: not readable as a NumPy array", SOURCE)

@@ -7,7 +7,7 @@ import pytest
 from nightshift.carm import view, view_or_none
 from nightshift.console.errors import UserError
 from nightshift.ingest.paths import resolved
-from nightshift.ingest.user_table import spacing
+from nightshift.ingest.user_table import frame_index, is_index, spacing
 
 MOVED = {r"D:\angio": Path("/mnt/a"), r"D:\angio\new": Path("/mnt/b"), "/data/set/": Path("c"), r"\\nas\x": Path("/n")}
 
@@ -87,3 +87,10 @@ def test_spacing_of_a_pixel():
     for cell in ("0", "-1", "0,3", "1 2 3", "nan", "x"):
         with pytest.raises(UserError, match="is not millimetres"):
             spacing(cell)
+
+
+@pytest.mark.parametrize("cell", ["", "-1", "1.0", "²", "٣", "1 2", "9" * 10])
+def test_a_frame_index_is_ascii_digits_wherever_it_stands(cell):
+    with pytest.raises(UserError, match="is not a whole number from 0"):
+        frame_index(cell)
+    assert not is_index(cell) and frame_index("007") == 7
