@@ -13,8 +13,7 @@ LAYERS = [
     ["rope.py", "model", "feature_cache.py"], ["arms"], ["training", "evaluation"], ["probe", "reporting"],
     ["commands"],
 ]  # fmt: skip
-# What cannot change a byte of an output: messages, progress, settings (stages depend on their resolved values), locks,
-# launching, cost records. Everything else that a stage imports is in its deps.
+# What cannot change a byte of an output; settings can, but stages depend on their resolved values.
 UNTRACKED = {"console", "config", "jobs"}
 
 
@@ -35,12 +34,11 @@ def package(path: Path) -> str:
 
 def closure(path: Path) -> set[Path]:
     """The modules that a file imports, directly or not; what the untracked ones import does not count."""
-    todo, seen = list(modules(path)), set()
+    todo, seen = [path], set()
     while todo:
-        one = todo.pop()
-        if one not in seen and package(one) not in UNTRACKED:
-            seen.add(one)
-            todo += modules(one)
+        new = {one for one in modules(todo.pop()) if package(one) not in UNTRACKED} - seen
+        seen |= new
+        todo += new
     return seen
 
 
@@ -56,18 +54,17 @@ def test_packages_import_only_from_below():
     for path in files:
         for other in modules(path):
             assert ROOT / "nightshift" in other.parents, f"{path} imports a stage"
-            below = layer[package(other)] < layer[package(path)] or package(other) == package(path)
-            assert below, f"{path} imports {other}, which is not below it"
+            same = package(other) == package(path)
+            assert same or layer[package(other)] < layer[package(path)], f"{path} imports {other}, not below it"
 
 
 @pytest.mark.parametrize("name", stages().keys() - {"env", "inventory"})  # these two always run
 def test_the_deps_of_a_stage_are_the_packages_that_it_imports(name):
     deps = {dep for dep in stages()[name]["deps"] if dep.startswith(("nightshift/", "stages/"))}
     kinds = {"nightshift/arms/${item.kind}.py"} & deps
-    expected = {f"nightshift/{package(path)}" for path in closure(ROOT / f"stages/{name}.py")}
-    for path in (ROOT / "nightshift/arms").glob("[a-z]*.py") if kinds else ():
-        expected |= {f"nightshift/{package(one)}" for one in closure(path)}
-    assert deps == expected | kinds | {f"stages/{name}.py"}
+    files = [ROOT / f"stages/{name}.py", *((ROOT / "nightshift/arms").glob("[a-z]*.py") if kinds else ())]
+    imported = {f"nightshift/{package(one)}" for file in files for one in closure(file)}
+    assert deps == imported | kinds | {f"stages/{name}.py"}
 
 
 def test_what_no_stage_may_see():
