@@ -340,7 +340,7 @@ def state_of(folder: Path) -> list[str]:
 
 def shown(folder: Path) -> dict[str, bool]:
     """Experiments of HEAD by name, and whether `dvc exp show` has a result for each."""
-    states = json.loads(said(folder, "dvc", "exp", "show", "--json", "-q"))
+    states = json.loads(chain.run(folder, "dvc", "exp", "show", "--json").stdout)
     runs = {run["name"]: run["revs"][0]["data"]["metrics"] for run in states[1]["experiments"] or []}
     return {name: "data" in metrics.get("reports/comparison/metrics.json", {}) for name, metrics in runs.items()}
 
