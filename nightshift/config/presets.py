@@ -107,7 +107,7 @@ class ImageFolder(Section):
 
 
 class Dicom(Section):
-    """DICOM files and masks of their frames, paired by name or by `cases`, a CSV; see nightshift/ingest/dicom_folder.py."""
+    """DICOM files and masks of their frames, by name or by `cases`, a CSV; see nightshift/ingest/dicom_folder.py."""
 
     kind: Literal["dicom"]
     images: str
