@@ -14,6 +14,7 @@ from nightshift.config.yaml_io import at, parse, read_yaml
 from nightshift.console.errors import UserError
 from nightshift.core.project import root
 from nightshift.jobs.preconditions import NO_TRAINING
+from nightshift.jobs.stale_metrics import METRICS
 
 RUNS = Path("reports/runs")  # comparisons with a snapshot, by name of the run
 STEPS = ("encode", "train", "evaluate")
@@ -61,7 +62,9 @@ def collect(name: str) -> None:
     except UserError:
         _put_back()  # DVC deletes the outputs of a stage before it runs it
         raise
-    dvc_adapter.dvc("exp", "save", "-f", "-n", f"{name}-collected", "compare")
+    new = dvc_adapter.untracked([METRICS.as_posix()])  # where its removal was committed meanwhile
+    include = [word for path in new for word in ("-I", path)]
+    dvc_adapter.dvc("exp", "save", "-f", "-n", f"{name}-collected", *include, "compare")
     print(f"kept as the experiment {name}-collected")
 
 

@@ -17,10 +17,11 @@ from nightshift.commands import dvc_adapter
 from nightshift.config.yaml_io import at
 from nightshift.console.errors import UserError
 from nightshift.core.records import Cost
+from nightshift.jobs import stale_metrics
 from nightshift.reporting.records import Against, Metrics
 
 STEPS = ("encode", "train", "evaluate")
-METRICS = "reports/comparison/metrics.json"
+METRICS = stale_metrics.METRICS.as_posix()
 INVENTORY = "data/inventory.json"
 SPLITS = ("data/prepared/train", "data/prepared/val", "data/prepared/test")
 CODE = ("nightshift/evaluation", "nightshift/reporting")  # dependencies of compare, with what makes the numbers

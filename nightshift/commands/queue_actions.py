@@ -16,8 +16,8 @@ from nightshift.config.params import Settings
 from nightshift.config.yaml_io import at, read_yaml
 from nightshift.console.errors import UserError
 from nightshift.console.progress import bar, gigabytes, hours
+from nightshift.jobs.stale_metrics import METRICS
 
-METRICS = Path("reports/comparison/metrics.json")
 AGAIN = "`nightshift queue start` with the same settings goes on from its checkpoint"
 
 

@@ -382,7 +382,7 @@ def test_another_arm_is_worked_on_while_one_is_in_the_queue(tmp_path):
     text = said(folder, "nightshift", "queue", "collect")
     assert "arms.frozen.epochs None -> 2500, as the run had it" in text and f"experiment {name}-collected" in text
     metrics = (folder / "reports/comparison/metrics.json").read_bytes()
-    said(folder, "dvc", "exp", "run", "-n", "next", "-S", "+arms.lora.epochs=4")
+    said(folder, "dvc", "exp", "run", "-n", "next", "-S", "arms.lora.epochs=4")
     assert shown(folder) == {f"{name}-collected": True, "next": True}
     collected = git(folder, "for-each-ref", "--format=%(objectname)", f"refs/exps/*/*/{name}-collected").strip()
     assert git(folder, "show", f"{collected}:reports/comparison/metrics.json").encode() == metrics
