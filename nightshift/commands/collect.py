@@ -10,7 +10,7 @@ from nightshift.commands import dvc_adapter
 from nightshift.commands.queue_runs import NOTES, Change, read_note
 from nightshift.config import params, resolved
 from nightshift.config.params import PARAMS
-from nightshift.config.yaml_io import at, parse, read_yaml
+from nightshift.config.yaml_io import parse, read_yaml, value_at
 from nightshift.console.errors import UserError
 from nightshift.core.project import root
 from nightshift.jobs.preconditions import NO_TRAINING
@@ -72,7 +72,7 @@ def arms_of(name: str, revision: str) -> list[str]:
     """The arms that the run made: as its note says, else the reference of params.yaml at its revision."""
     if found := read_note(name).arms:
         return found
-    reference = at(parse(dvc_adapter.file_at(revision, "params.yaml") or ""), "compare.reference")
+    reference = value_at(parse(dvc_adapter.file_at(revision, "params.yaml") or ""), "compare.reference")
     if not isinstance(reference, str):
         raise UserError(f"{name}: its params.yaml has no compare.reference, so it is not known which arm it made")
     return [reference]
@@ -81,7 +81,7 @@ def arms_of(name: str, revision: str) -> list[str]:
 def still_open(changes: Sequence[Change], arms: Sequence[str]) -> list[Change]:
     """Those that params.yaml does not have, that nobody has edited since, and that matter to one of `arms`."""
     values = read_yaml(PARAMS)
-    found = [change for change in changes if at(values, change.key) == change.before != change.after]
+    found = [change for change in changes if value_at(values, change.key) == change.before != change.after]
     for change in list(found):
         others = [one for one in found if one is not change]
         try:
@@ -123,16 +123,16 @@ def key_of(file: str, path: str, raw: Sequence[Any]) -> str:
     section, _, rest = path.partition(".")
 
     def same(key: str) -> bool:
-        return bool(at(raw[0], key) == at(raw[1], key))
+        return bool(value_at(raw[0], key) == value_at(raw[1], key))
 
     group = {"preset": "encoder", "source": "data", "simulated": "data"}.get(section)
     if group:
-        preset = f"conf/{group}/{at(raw[0], f'use.{group}')}.yaml"
+        preset = f"conf/{group}/{value_at(raw[0], f'use.{group}')}.yaml"
         return f"{preset}:{rest}".rstrip(":") if same(f"use.{group}") else f"use.{group}"
     if file in DATA:
         return {"name": "use.data", "weights": "encoder.weights"}.get(section, path)
     arm = f"arms.{file.split('/')[1]}"
-    if section == "train" and any(at(values, f"{arm}.{rest}") is not None for values in raw):
+    if section == "train" and any(value_at(values, f"{arm}.{rest}") is not None for values in raw):
         return f"{arm}.{rest}"
     if path == "encoder.resolution" and same(path):
         return ""  # native: another size of the preset
@@ -210,7 +210,7 @@ def set_in_params(change: Change) -> None:
 
 
 def _put_back() -> None:
-    """The outputs of all arms as they were before a stage that DVC had made room for was not run."""
+    """Check out the outputs of all arms: DVC removes those of a stage before it runs it, also if it then refuses."""
     for arm in params.read().arms:
         for step in STEPS:
             dvc_adapter.tried("checkout", f"{step}@{arm}")  # one that never ran has nothing to put back

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from nightshift.commands import dvc_adapter
-from nightshift.config.yaml_io import at
+from nightshift.config.yaml_io import value_at
 from nightshift.console.errors import UserError
 from nightshift.core.records import Cost
 from nightshift.jobs import stale_metrics
@@ -224,7 +224,7 @@ def _mixed(data: Data) -> bool:
 def _run_with(files: dict[str, dict[str, Any]], locked: dict[str, dict[str, Any]]) -> bool:
     """Whether the params that the lock has are those of the files."""
     return all(
-        text_of(at(files.get(file, {}), key)) == text_of(value)
+        text_of(value_at(files.get(file, {}), key)) == text_of(value)
         for file, values in locked.items()
         for key, value in values.items()
     )

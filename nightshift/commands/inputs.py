@@ -106,7 +106,9 @@ def _dicom(path: Path) -> list[Frame]:
         dicom.check(header)
         count, spacing = dicom.frames(header), dicom.spacing(header)
         names = [path.stem] if count == 1 else [_numbered(path, i) for i in range(count)]
-        return [Frame(name, dicom.grey(path, i), dicom.angles(header, i), spacing) for i, name in enumerate(names)]
+        return [
+            Frame(name, dicom.frame_pixels(path, i), dicom.angles(header, i), spacing) for i, name in enumerate(names)
+        ]
 
 
 def angles_by_file(table: Path, files: Sequence[Path]) -> dict[Path, Angles]:

@@ -13,7 +13,7 @@ from nightshift.commands.dvc_adapter import Task
 from nightshift.commands.queue_runs import Change, Note
 from nightshift.config import params
 from nightshift.config.params import Settings
-from nightshift.config.yaml_io import at, read_yaml
+from nightshift.config.yaml_io import read_yaml, value_at
 from nightshift.console.errors import UserError
 from nightshift.console.progress import bar, gigabytes, hours
 from nightshift.jobs.stale_metrics import METRICS
@@ -58,7 +58,7 @@ def change_of(text: str) -> Change:
     """A -S with what params.yaml has without and with it. Raises UserError as reading it does."""
     key = text.split("=")[0].lstrip("+~")
     before, after = read_yaml(params.PARAMS), read_yaml(params.PARAMS, [text])
-    return Change(text=text, key=key, before=at(before, key), after=at(after, key))
+    return Change(text=text, key=key, before=value_at(before, key), after=value_at(after, key))
 
 
 def forecast_of(names: Sequence[str], settings: Settings) -> str:

@@ -21,7 +21,7 @@ _OPTIONAL: dict[str, Any] = {
 Overrides = create_model("Overrides", __base__=Section, **_OPTIONAL)
 
 
-class Arm(Overrides):
+class ArmSection(Overrides):
     """What every kind has."""
 
     packages: ClassVar[tuple[str, ...]] = ()  # that it needs beside those of the encoder
@@ -41,14 +41,14 @@ class Arm(Overrides):
         return given
 
 
-class Frozen(Arm):
+class Frozen(ArmSection):
     """Nothing of the encoder is trained. `level`: keep the trunk's output, or the neck's (five times the disk)."""
 
     kind: Literal["frozen"]
     level: Literal["trunk", "neck"] = "trunk"
 
 
-class Lora(Arm):
+class Lora(ArmSection):
     """Low-rank adapters. `targets`: Linear layers of a block; `blocks`: those that are adapted."""
 
     packages = ("peft",)
@@ -81,5 +81,5 @@ class Lora(Arm):
         return sorted(set(blocks))
 
 
-KINDS: dict[str, type[Arm]] = {"frozen": Frozen, "lora": Lora}
+KINDS: dict[str, type[ArmSection]] = {"frozen": Frozen, "lora": Lora}
 AnyArm = Annotated[Frozen | Lora, Field(discriminator="kind")]

@@ -55,7 +55,7 @@ def parse(text: str) -> Any:
     return yaml.load(text, _Loader)  # noqa: S506, a SafeLoader
 
 
-def at(values: Any, key: str) -> Any:
+def value_at(values: Any, key: str) -> Any:
     """The value at a dotted key, None where there is none."""
     for name in key.split("."):
         values = values.get(name) if isinstance(values, dict) else None

@@ -47,7 +47,7 @@ def header(path: Path) -> Dataset:
 
 
 def check(dataset: Dataset) -> None:
-    """Raises UserError for a file whose pixels `grey` cannot read, or must not, with what to do."""
+    """Raises UserError for a file whose pixels `frame_pixels` cannot read, or must not, with what to do."""
     from pydicom.pixels import get_decoder
 
     if "Rows" not in dataset or "BitsStored" not in dataset:
@@ -159,7 +159,7 @@ def _numbers(dataset: Dataset, name: str) -> list[float]:
     return numbers
 
 
-def grey(path: Path, frame: int) -> Pixels:
+def frame_pixels(path: Path, frame: int) -> Pixels:
     """A frame (H, W), uint8, white the brightest: rescaled, then mapped by the first VOI LUT or window.
 
     Without either, the range of the bits stored is mapped to 0..255. Shutters, overlays and mask subtraction are not

@@ -125,7 +125,7 @@ def _case(pair: _Pair, header: Dataset, words: list[str]) -> SourceCase:
 
 def _read(where: str, file: Path, frame: int, mask: Path, words: list[str]) -> tuple[Pixels, Pixels]:
     with error_prefix(where, partial(hidden, words=words)):
-        return checked(dicom.grey(file, frame), _mask(mask), mask)
+        return checked(dicom.frame_pixels(file, frame), _mask(mask), mask)
 
 
 def _mask(path: Path) -> Pixels:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nightshift.console.errors import UserError, is_out_of_memory
-from nightshift.ingest.windowing import Window, grey
+from nightshift.ingest.windowing import Window, to_uint8
 
 if TYPE_CHECKING:  # numpy and PIL are imported where a file is read: `inventory` lists files at every `dvc repro`
     import numpy as np
@@ -63,7 +63,7 @@ def picture(path: Path, window: Window = None) -> Pixels:
 
     Raises UserError: not a picture, one of several pages.
     """
-    return grey(_pixels(path), window, path)
+    return to_uint8(_pixels(path), window, path)
 
 
 def mask_picture(path: Path) -> Pixels:

@@ -12,7 +12,7 @@ from nightshift.ingest.images import SUFFIXES, mask_picture, read_array
 from nightshift.ingest.paths import resolved
 from nightshift.ingest.record import Problems, SourceCase, checked, error_prefix
 from nightshift.ingest.user_table import Row, check_width, frame_index, groups, read_rows, spacing
-from nightshift.ingest.windowing import Window, grey, window_of
+from nightshift.ingest.windowing import Window, to_uint8, window_of
 
 if TYPE_CHECKING:
     from nightshift.ingest.record import Pixels
@@ -84,7 +84,7 @@ def _frame(path: Path, index: int, window: Window) -> Pixels:
         raise UserError(f"{path}: {cine.dtype} of shape {cine.shape} is a mask or one frame in colour; expected a cine")
     if index >= len(cine):
         raise UserError(f"frame_index {index} but {path} has {len(cine)} frames")
-    return grey(cine[index], window, path, cine)
+    return to_uint8(cine[index], window, path, cine)
 
 
 def _mask(path: Path) -> Pixels:

@@ -29,7 +29,7 @@ def window_of(setting: Literal["own"] | Sequence[float]) -> Window:
     return None if isinstance(setting, str) else (setting[0], setting[1])
 
 
-def grey(frame: Array, window: Window, path: Path, cine: Array | None = None) -> Pixels:
+def to_uint8(frame: Array, window: Window, path: Path, cine: Array | None = None) -> Pixels:
     """Grey values (H, W), uint8.
 
     Args:

@@ -73,7 +73,7 @@ def contents(
         "signs": {style.css: style.sign for style in shown.values()},
         "arms": {style.label: arms[name] for name, style in shown.items()},
         "heads": [style.label for style in shown.values()],
-        "all_names": styles.listed(style.inside for style in shown.values()),
+        "all_names": styles.in_words(style.inside for style in shown.values()),
         "several_seeds": any(len(arm.cards) > 1 for arm in arms.values()),
         "inside": [style.inside for style in shown.values()],
         "difference_heads": text_tables.difference_heads(names),

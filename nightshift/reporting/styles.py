@@ -77,7 +77,7 @@ def inside(name: str) -> str:
     return INSIDE.get(name, name)
 
 
-def listed(texts: Iterable[str]) -> str:
+def in_words(texts: Iterable[str]) -> str:
     """`a`, `a and b`, `a, b and c`."""
     *most, last = texts
     return f"{', '.join(most)} and {last}" if most else last

@@ -8,7 +8,7 @@ from nightshift.core.records import Cost
 from nightshift.reporting.load import ArmResults
 from nightshift.reporting.numbers import duration, interval, millions, p_value, ratio
 from nightshift.reporting.significance import units
-from nightshift.reporting.styles import inside, label, listed
+from nightshift.reporting.styles import in_words, inside, label
 from nightshift.reporting.summary import UNDECIDED, Comparison
 
 MANY = 10_000  # patients; a number above is not shown, only that it is more
@@ -47,7 +47,7 @@ def _of_many(comparison: Comparison, arms: Mapping[str, ArmResults], margin: flo
     if not comparison.others:
         return "One arm, no comparison", f"{label(best)} {dice.dice:.3f} Dice{shown}; {units(cases)}."
     told = (
-        f"not told from {listed(map(inside, comparison.not_told))}"
+        f"not told from {in_words(map(inside, comparison.not_told))}"
         if comparison.not_told
         else "told from every other arm"
     )
@@ -117,4 +117,4 @@ def title(names: list[str]) -> str:
         return "a frozen SAM 3 encoder against LoRA on coronary angiograms."
     reference, *others = names
     against = f" against {inside(reference)}" if others else ""
-    return f"{listed(map(inside, others or [reference]))}{against} on coronary angiograms."
+    return f"{in_words(map(inside, others or [reference]))}{against} on coronary angiograms."

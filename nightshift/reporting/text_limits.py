@@ -6,7 +6,7 @@ from typing import Any
 from nightshift.core.records import SimilarFrames, Skipped
 from nightshift.reporting.load import ANGLES, STEPS, ArmResults
 from nightshift.reporting.significance import fewest_units, patients_of, units
-from nightshift.reporting.styles import inside, label, listed
+from nightshift.reporting.styles import in_words, inside, label
 
 FEW = 20  # patients, or cases to choose epoch and threshold by; fewer get a warning
 # Settings that may differ: what an arm is, what changes no result, and the seeds, which have a sentence of their own.
@@ -80,7 +80,7 @@ def _values(key: str, by_arm: Mapping[str, object]) -> str:
     arms: dict[str, list[str]] = {}
     for name, value in by_arm.items():
         arms.setdefault(str(value), []).append(inside(name))
-    each = [f"{value} for {listed(names)}" for value, names in arms.items()]
+    each = [f"{value} for {in_words(names)}" for value, names in arms.items()]
     return f"{key} {(' and ' if len(by_arm) == 2 else ', but ').join(each)}"
 
 

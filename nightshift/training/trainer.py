@@ -238,7 +238,7 @@ def _places(name: str, shared: dict[str, Any]) -> Iterator[Places]:
         resources.recorded(name, "train") as record,
         replacing(MODELS / name) as folder,
     ):
-        folder.mkdir()  # now: a folder that cannot be written must not cost a night
+        folder.mkdir()  # now: a folder that cannot be written must not end the run hours later
         record["processes"] = distributed.size()
         yield Places(record, states, folder)
         checkpoints.finished(stage, identity, folder)

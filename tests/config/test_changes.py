@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from nightshift.config import params
-from nightshift.config.yaml_io import at, read_yaml
+from nightshift.config.yaml_io import read_yaml, value_at
 from nightshift.console.errors import UserError
 
 FILE = Path("params.yaml")
@@ -36,7 +36,7 @@ def test_a_change_is_made_as_dvc_makes_it(checkout, change, key, value):
     from dvc.utils.hydra import apply_overrides
 
     ours = read_yaml(FILE, [change])
-    assert at(ours, key) == value
+    assert value_at(ours, key) == value
     apply_overrides(FILE, [change])
     assert read_yaml(FILE) == ours
     assert read_yaml(FILE, [change] if change[0] not in "+~" else []) == ours

@@ -44,7 +44,7 @@ def folder(checkout):
 def shown(frame=1, **tags):
     """A frame of the ramp, of 12 bits in 16, as `grey` shows it."""
     write_dicom("xa/run.dcm", tags.pop("frames", RAMP), **{"BitsStored": 12} | tags)
-    return dicom.grey(Path("xa/run.dcm"), frame)
+    return dicom.frame_pixels(Path("xa/run.dcm"), frame)
 
 
 def read(**tags):

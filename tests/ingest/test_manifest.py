@@ -16,7 +16,7 @@ from nightshift.ingest.manifest import COLUMNS
 from nightshift.ingest.prepared import write_cases
 from nightshift.ingest.record import Problems
 from nightshift.ingest.sources import list_cases, source_cases, source_files
-from nightshift.ingest.windowing import grey
+from nightshift.ingest.windowing import to_uint8
 
 HERE = Path("here.npy")
 
@@ -86,27 +86,27 @@ CINE = np.arange(2 * 6 * 9).reshape(2, 6, 9)
 @pytest.mark.parametrize("dtype", [np.uint16, ">u2", np.int16, np.float32, np.float64])
 def test_more_than_eight_bits_by_the_cines_own_range_or_a_window(dtype):
     cine = (CINE * 30).astype(dtype)
-    own = grey(cine[1], None, HERE, cine)
+    own = to_uint8(cine[1], None, HERE, cine)
     np.testing.assert_array_equal(own, np.round(CINE[1] * 255 / 107))
     assert own.dtype == np.uint8 and own.min() > 120  # the second frame is the brighter one, and stays it
-    fixed = grey(cine[1], (2000, 3000), HERE, cine)
+    fixed = to_uint8(cine[1], (2000, 3000), HERE, cine)
     np.testing.assert_array_equal(fixed, np.clip(np.round((CINE[1] * 30 - 2000) * 0.255), 0, 255))
-    assert (grey(cine[0] * 0 + 7, None, HERE) == 0).all()
+    assert (to_uint8(cine[0] * 0 + 7, None, HERE) == 0).all()
 
 
 def test_eight_bits_are_taken_as_they_are():
-    np.testing.assert_array_equal(grey(CINE[0].astype(np.uint8), (10, 20), HERE), CINE[0])
+    np.testing.assert_array_equal(to_uint8(CINE[0].astype(np.uint8), (10, 20), HERE), CINE[0])
 
 
 def test_colours_become_luma_as_in_pillow():
     colours = np.random.default_rng(0).integers(0, 256, (3, 6, 9, 4), dtype=np.uint8)
     luma = np.asarray(Image.fromarray(colours[1, ..., :3]).convert("L"))
     for channels in (colours, colours[..., :3]):
-        np.testing.assert_array_equal(grey(channels[1], None, HERE, channels), luma)
-    np.testing.assert_array_equal(grey(colours[1, ..., :1], None, HERE, colours[..., :1]), colours[1, ..., 0])
+        np.testing.assert_array_equal(to_uint8(channels[1], None, HERE, channels), luma)
+    np.testing.assert_array_equal(to_uint8(colours[1, ..., :1], None, HERE, colours[..., :1]), colours[1, ..., 0])
     wide = colours.astype(np.uint16) * 16
     wide[..., :3].flat[:2], wide[..., 3] = (0, 255 * 16), 65535  # alpha is no grey value
-    np.testing.assert_array_equal(grey(wide[1], None, HERE, wide), luma)
+    np.testing.assert_array_equal(to_uint8(wide[1], None, HERE, wide), luma)
 
 
 @pytest.mark.parametrize(
