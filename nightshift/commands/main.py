@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn, Protocol, cast
 
-from nightshift.console.errors import UserError, nearest, run
+from nightshift.console.errors import UserError, run
 
 COMMANDS = ("probe", "check", "plan", "queue", "predict", "compare", "leaderboard")
 OVERVIEW = """usage: nightshift COMMAND ...
@@ -74,7 +74,7 @@ def dispatch(arguments: Sequence[str]) -> None:
         return
     name, *rest = arguments
     if name not in COMMANDS:
-        raise UserError(f"no command '{name}'; {nearest(name, COMMANDS)}")
+        raise UserError(f"no command '{name}'; valid: {', '.join(COMMANDS)}")
     command(name).main(parser_of(name).parse_args(rest))
 
 

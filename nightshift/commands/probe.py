@@ -35,7 +35,7 @@ def main(arguments: argparse.Namespace) -> None:
     from nightshift.backbone.rope import SAM3
     from nightshift.backbone.state_dict import grids_of_file
     from nightshift.probe.cases import combinations
-    from nightshift.probe.text import causes, table
+    from nightshift.probe.text import causes, resizes, table
 
     if arguments.weights:
         for grid, blocks in grids_of_file(arguments.weights).items():
@@ -44,7 +44,8 @@ def main(arguments: argparse.Namespace) -> None:
     if arguments.sides:
         cases = combinations(arguments.sides, arguments.adapters, arguments.wrappers)
         print(table(cases))
-        print(*causes(cases), sep="\n", end="\n" if causes(cases) else "")
+        for line in (*causes(cases), *resizes(arguments.sides, FULL_SIZE.patch_size)):
+            print(line)
     print(f"tested: {SAM3}")
 
 

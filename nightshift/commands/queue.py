@@ -16,14 +16,18 @@ nightshift queue collect"""
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `nightshift queue`."""
     parsers = parser.add_subparsers(dest="action", required=True, metavar="start|status|logs|stop|collect")
-    start = parsers.add_parser("start", help="queue arms as they stand now, and start a worker")
+
+    def add(name: str, text: str, example: str) -> argparse.ArgumentParser:
+        return parsers.add_parser(name, help=text, description=text, epilog=f"example: nightshift queue {example}")
+
+    start = add("start", "queue arms as they stand now, and start a worker", "start frozen -S +arms.frozen.epochs=200")
     start.add_argument("arms", nargs="*", metavar="ARM", help="of params.yaml; without one the reference")
     add_changes(start)
-    parsers.add_parser("status", help="every run in the queue, and how it is doing")
-    logs = parsers.add_parser("logs", help="what a run has printed")
+    add("status", "every run in the queue, and how it is doing", "status")
+    logs = add("logs", "what a run has printed", "logs -n 50")
     logs.add_argument("-n", type=int, default=20, metavar="LINES", help="that many of the last lines")
-    stop = parsers.add_parser("stop", help="write a checkpoint and stop; start goes on from there")
-    collect = parsers.add_parser("collect", help="put the result of a run beside the other arms', and compare")
+    stop = add("stop", "write a checkpoint and stop; start goes on from there", "stop")
+    collect = add("collect", "put the result of a run beside the other arms', and compare", "collect")
     collect.add_argument("--snapshot", action="store_true", help="compare with its result though code has changed")
     for one in (logs, stop, collect):
         one.add_argument("name", nargs="?", help="of the run; the last one without it")

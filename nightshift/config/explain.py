@@ -10,11 +10,19 @@ from pydantic_core import ErrorDetails
 from nightshift.console.errors import nearest
 
 UNNAMED = "source"  # the field that holds a whole preset of conf/data: no key of that file
+EXPECTED = {
+    "int_type": "expected a whole number",
+    "int_from_float": "expected a whole number",
+    "float_type": "expected a number",
+    "bool_type": "expected true or false",
+    "string_type": "expected text",
+    "list_type": "expected a list",
+}
 MAPPINGS = {"dict_type", "model_type", "model_attributes_type"}  # what pydantic calls a value that has no keys
 
 
 def explain(error: ErrorDetails, model: type[BaseModel]) -> str:
-    """One clause, such as `train.epochs: Input should be a valid integer, got 'many'`.
+    """One clause, such as `train.epochs: expected a whole number, got 'many'`.
 
     Args:
         error: an entry of `ValidationError.errors()`.
@@ -40,7 +48,7 @@ def explain(error: ErrorDetails, model: type[BaseModel]) -> str:
         return f"{key or 'the file'}: expected keys and values, {given}"
     if place.rest == ("[key]",):
         return f"{'.'.join(place.keys[:-1])}: expected text for a name, {given}"
-    return f"{key or 'the file'}: {error['msg']}, {given}"
+    return f"{key or 'the file'}: {EXPECTED.get(kind, error['msg'])}, {given}"
 
 
 class _Place(NamedTuple):

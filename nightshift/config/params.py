@@ -92,7 +92,9 @@ class Params(Section):
         folders: dict[str, str] = {}
         for name in self.arms:
             if not ARM_NAME.fullmatch(name):
-                raise ValueError(f"arms: name '{name}': expected letters, digits, _ and -, which is not the first")
+                raise ValueError(
+                    f"arms: name '{name}': a name has only letters, digits, _ and -, and does not begin with -"
+                )
             other = folders.setdefault(name.casefold(), name)
             if other != name:
                 raise ValueError(f"arms: '{other}' and '{name}' are one folder on Windows; rename one")

@@ -86,7 +86,9 @@ def _apply(change: str, values: dict[str, Any], path: Path) -> None:
     if override.is_add() and last in section and not isinstance(value, dict | list):
         raise UserError(f"-S {change}: {path} has this key already; leave out the +")
     if not adds and last not in section:
-        hint = f"{nearest(last, section)}; to add it: -S '+{change}'" if sections else _hint(key, values)
+        hint = nearest(last, section) if sections else _hint(key, values)
+        if not hint.startswith("did you mean"):
+            hint += f"; to add it: -S '+{change}'"
         raise UserError(f"-S {change}: {path} has no key '{key}'; {hint}")
     section[last] = _merged(section.get(last), value)
 

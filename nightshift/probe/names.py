@@ -13,7 +13,8 @@ PLAIN = ("", "none", "float32", "as_shipped")  # what a case's name leaves out
 CAUSES = {
     "grid": (
         "the position table of a global block was made for another frame size: SAM 3 ends in its assertion",
-        "nightshift.rope.set_grid(trunk, pixels=...), encoder.rope: repaired, or frames of 1008 x 1008 px",
+        "nightshift.rope.set_grid(trunk, pixels=...) or encoder.rope: repaired, where sides are multiples of 14 px; or "
+        "frames of 1008 x 1008 px",
     ),
     "replica_real_view": (
         "torch <= 2.10 hands the complex position table to DataParallel's replicas as real numbers: SAM 3 ends in its "

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from nightshift.backbone.rope_error import nearest_sizes
 from nightshift.probe.cases import ProbeCase
 from nightshift.probe.names import CAUSES
 
@@ -20,6 +21,18 @@ def causes(cases: Sequence[ProbeCase]) -> list[str]:
     """A line for each cause among the cases: what it means, and what cures it."""
     met = dict.fromkeys(case.cause for case in cases)
     return [f"{name}: {CAUSES[name][0]}; cure: {CAUSES[name][1]}" for name in met if name in CAUSES]
+
+
+def resizes(sizes: Sequence[tuple[int, int]], patch: int) -> list[str]:
+    """A line for each size (height, width) with a side that is no multiple of the patch: what to resize it to."""
+    lines = []
+    for height, width in dict.fromkeys(sizes):
+        if height % patch or width % patch:
+            rows, columns = nearest_sizes((height, width), patch)
+            lines.append(
+                f"{height} x {width} px: no multiple of {patch} px; resize or pad to {rows} x {columns} px first"
+            )
+    return lines
 
 
 def _cell(value: object) -> str:

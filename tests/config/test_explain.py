@@ -63,7 +63,7 @@ TWO = {"kind": "two", "parts": {"number": 0}}
         ({"inner": {}}, "key 'inner.number' is missing"),
         ({"inner": GOOD | {"numbr": 1}}, "unknown key 'inner.numbr'; did you mean 'number'?"),
         ({"inner": GOOD | {"q": 1}}, "unknown key 'inner.q'; valid: either, even, items, number, table, text"),
-        ({"inner": {"number": "1"}}, "inner.number: Input should be a valid integer, got '1'"),
+        ({"inner": {"number": "1"}}, "inner.number: expected a whole number, got '1'"),
         ({"inner": {"number": 0}}, "inner.number: Input should be greater than or equal to 1, got 0"),
         ({"inner": GOOD | {"either": "some"}}, "inner.either: expected a number, or all"),
         ({"inner": GOOD | {"either": 0}}, "inner.either: expected a number, or all"),

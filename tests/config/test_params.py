@@ -161,7 +161,7 @@ def test_settings_that_do_not_fit_each_other(change, values, told):
 @pytest.mark.parametrize("name", ["", "my arm", "../x", "-x", "ärm", "a.b", "<b>"])
 def test_names_of_arms_are_names_of_folders(change, name):
     change({"arms": {"frozen": {"kind": "frozen"}, name: {"kind": "frozen"}}})
-    valid = "expected letters, digits, _ and -, which is not the first"
+    valid = "a name has only letters, digits, _ and -, and does not begin with -"
     assert message(params.read) == f"params.yaml: arms: name '{name}': {valid}"
 
 
@@ -232,7 +232,7 @@ def test_unknown_preset_names_the_nearest(change, group, name, hint):
         ({"global_blocks": [1]}, "the last of global_blocks must be the last block, 2"),
         ({"global_blocks": []}, "the last of global_blocks must be the last block, 2"),
         ({"img_size": 60}, "img_size and pretrain_img_size must be multiples of patch_size 14"),
-        ({"depth": "3"}, "depth: Input should be a valid integer, got '3'"),
+        ({"depth": "3"}, "depth: expected a whole number, got '3'"),
     ],
 )
 def test_wrong_encoder_preset(change, values, told):

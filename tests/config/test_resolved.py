@@ -182,7 +182,7 @@ def test_env_needs_neither_torch_nor_pandas(checkout):
     [
         ({"use.data": "syntetic"}, "use.data: no preset 'syntetic' in conf/data/; did you mean 'synthetic'?"),
         ({"encoder.resolution": 100}, "encoder.resolution 100 is not a multiple of the patch, 14 pixels; nearest: 98"),
-        ({"train.epochs": "many"}, "train.epochs: Input should be a valid integer, got 'many'"),
+        ({"train.epochs": "many"}, "train.epochs: expected a whole number, got 'many'"),
         ({"train.epoch": 3}, "unknown key 'train.epoch'; did you mean 'epochs'?"),
         ({"arms.lora.kind": "lroa"}, "arms.lora.kind: no kind 'lroa'; did you mean 'lora'?"),
         ({"compare.reference": "forzen"}, "compare.reference: no arm 'forzen'; did you mean 'frozen'?"),
