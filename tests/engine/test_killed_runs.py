@@ -146,10 +146,10 @@ def test_out_of_memory_names_what_to_lower(project, change, monkeypatch):
     monkeypatch.setattr(state, "add_gradients", short)
     for arm in ("frozen", "lora"):
         assert stage(f"encode@{arm}").returncode == 0
-        with pytest.raises(UserError, match=rf"2 case\(s\) at a time: set arms.{arm}.micro_batch=1;"):
+        with pytest.raises(UserError, match=rf"2 case\(s\) at a time; less: -S \+\+arms.{arm}.micro_batch=1;"):
             trainer.train_arm(params.read().arm(arm))
     change({"train.micro_batch": 1})
-    with pytest.raises(UserError, match=r"set arms.lora.activation_checkpointing=true"):
+    with pytest.raises(UserError, match=r"-S \+\+arms.lora.activation_checkpointing=true"):
         trainer.train_arm(params.read().arm("lora"))
     with pytest.raises(UserError, match=r"lower encoder.resolution"):
         trainer.train_arm(params.read().arm("frozen"))

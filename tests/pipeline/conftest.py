@@ -12,3 +12,10 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = clone(tmp_path_factory.mktemp("chain") / "first")
     assert ran(folder) >= {"compare", "train@frozen", "train@lora"}
     return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of the same clone run in one process, one after the other."""
+    for item in items:
+        if "first" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("pipeline"))
