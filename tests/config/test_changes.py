@@ -51,7 +51,7 @@ def test_changes_are_made_one_after_the_other(checkout):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ("train.epoch=4", "params.yaml has no key 'train.epoch'; did you mean 'epochs'?; to add it: -S '+train.epoch"),
+        ("train.epoch=4", "params.yaml has no key 'train.epoch'; did you mean 'epochs'?"),
         ("lora.rank=4", "params.yaml has no section 'lora'; did you mean 'arms.lora'?"),
         ("arms.lroa.rank=4", "params.yaml has no section 'arms.lroa'; did you mean 'arms.lora'?"),
         ("arms.wide={kind: lora}", "params.yaml has no key 'arms.wide'; valid: frozen, lora; to add it: -S '+"),

@@ -75,7 +75,7 @@ def shape(html: str) -> list[str]:
     """Sections, headings and columns: what a report consists of, whatever its numbers are."""
     ids = [section["id"] for section in Tags(html).all("section")]
     heads = re.findall(r"<h2>(.*?)</h2>|<th scope=\"col\"[^>]*>(.*?)</th>", html)
-    return ids + [re.sub("<.*?>", "", "".join(head)) for head in heads]
+    return ids + [re.sub(r"<.*?>|\d+", "", "".join(head)) for head in heads]
 
 
 def test_the_example_has_the_shape_of_todays_report(tmp_path, monkeypatch):
