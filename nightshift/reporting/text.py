@@ -77,7 +77,7 @@ def _cost(best: str, reference: str, arms: Mapping[str, ArmResults]) -> str:
 
 def _recommended(name: str, best: str, margin: float) -> str:
     if name == best:
-        return f" It is recommended: of no cheaper arm it is sure that it loses at most {margin:g} Dice."
+        return f" It is recommended: no cheaper arm is shown to lose at most {margin:g} Dice against it."
     return f" Recommended is {inside(name)}, the cheapest arm that is sure to lose at most {margin:g} Dice against it."
 
 
