@@ -40,7 +40,7 @@ class InPlaceLinear(Linear):
 
 def prefix(settings: ArmSettings) -> Prefix:
     """The blocks before the first adapted one."""
-    return Prefix(blocks=_lora(settings).adapted_blocks(settings.preset.depth)[0])
+    return Prefix(blocks=_numbers(_lora(settings))[0])
 
 
 def build(settings: ArmSettings, device: str = "cpu") -> SegmentationModel:
@@ -84,6 +84,12 @@ def _lora(settings: ArmSettings) -> Lora:
     return settings.arm
 
 
+def _numbers(lora: Lora) -> list[int]:
+    """Of the adapted blocks, ascending: an arm's settings have them resolved."""
+    assert isinstance(lora.blocks, list)
+    return lora.blocks
+
+
 def add_adapters(trunk: ViT, lora: Lora) -> PeftModel:
     """Put new adapters into `trunk`, in place; only they require gradients. The PeftModel saves and loads them."""
     config = LoraConfig(
@@ -91,7 +97,7 @@ def add_adapters(trunk: ViT, lora: Lora) -> PeftModel:
         lora_alpha=lora.alpha,  # type: ignore[arg-type]  # peft takes fractions, too
         lora_dropout=lora.dropout,
         target_modules=list(lora.targets),
-        layers_to_transform=lora.adapted_blocks(len(trunk.blocks)),
+        layers_to_transform=_numbers(lora),
         layers_pattern="blocks",  # also keeps `attn.proj`-like names outside the blocks (patch_embed.proj) out
     )
     config._register_custom_module({nn.Linear: InPlaceLinear})

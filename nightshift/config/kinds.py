@@ -4,7 +4,7 @@ Stages depend on resolved settings (nightshift/config/resolved.py), which contai
 default reruns them as another value in params.yaml does.
 """
 
-from typing import Annotated, Any, ClassVar, Literal, get_args, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args, get_type_hints
 
 from pydantic import Field, create_model
 
@@ -12,6 +12,11 @@ from nightshift.config.presets import Encoder, Fraction, Positive, Rate, Section
 from nightshift.config.sections import Train
 
 Layer = Literal["attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"]
+Blocks = (
+    Literal["all"]
+    | Annotated[dict[Literal["last"], Positive], Field(min_length=1)]
+    | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+)
 _TRAIN = get_type_hints(Train, include_extras=True)
 _OPTIONAL: dict[str, Any] = {
     name: (_TRAIN[name] | None, Field(default=None, description=field.description))
@@ -27,8 +32,12 @@ class ArmSection(Overrides):
     packages: ClassVar[tuple[str, ...]] = ()  # that it needs beside those of the encoder
     kind: str
 
-    def check(self, preset: Encoder) -> None:
-        """Raises ValueError, a message that begins with the key, for settings that do not fit the encoder."""
+    def resolved(self, preset: Encoder) -> Self:
+        """The settings of the kind for this encoder, without the keys of `train`.
+
+        Raises ValueError, a message that begins with the key, for settings that do not fit the encoder.
+        """
+        return type(self)(**self.own())
 
     def own(self) -> dict[str, Any]:
         """The settings of the kind, without the keys of `train`."""
@@ -57,28 +66,21 @@ class Lora(ArmSection):
     alpha: Rate = 16.0
     dropout: Fraction = 0.0
     targets: Annotated[list[Layer], Field(min_length=1)] = Field(default_factory=lambda: list(get_args(Layer)))
-    blocks: (
-        Literal["all"]
-        | Annotated[dict[Literal["last"], Positive], Field(min_length=1)]
-        | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
-    ) = Field(default="all", description="all, {last: 8} or a list of block numbers from 0")
+    blocks: Blocks = Field(default="all", description="all, {last: 8} or a list of block numbers from 0")
     activation_checkpointing: bool = False
 
-    def check(self, preset: Encoder) -> None:
-        self.adapted_blocks(preset.depth)
+    def resolved(self, preset: Encoder) -> Self:
+        return super().resolved(preset).model_copy(update={"blocks": block_numbers(self.blocks, preset.depth)})
 
-    def adapted_blocks(self, depth: int) -> list[int]:
-        """Numbers of the blocks that get an adapter, ascending. Raises ValueError where a trunk has no such block.
 
-        Args:
-            depth: blocks of the trunk.
-        """
-        if self.blocks == "all":
-            return list(range(depth))
-        blocks = list(range(depth - self.blocks["last"], depth)) if isinstance(self.blocks, dict) else self.blocks
-        if min(blocks) < 0 or max(blocks) >= depth:
-            raise ValueError(f"blocks {self.blocks}: the encoder has blocks 0..{depth - 1}")
-        return sorted(set(blocks))
+def block_numbers(blocks: Blocks, depth: int) -> list[int]:
+    """The numbers of the named blocks of a trunk with `depth` blocks, ascending. Raises ValueError for one it lacks."""
+    if blocks == "all":
+        return list(range(depth))
+    numbers = list(range(depth - blocks["last"], depth)) if isinstance(blocks, dict) else blocks
+    if min(numbers) < 0 or max(numbers) >= depth:
+        raise ValueError(f"blocks {blocks}: the encoder has blocks 0..{depth - 1}")
+    return sorted(set(numbers))
 
 
 KINDS: dict[str, type[ArmSection]] = {"frozen": Frozen, "lora": Lora}

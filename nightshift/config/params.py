@@ -129,14 +129,14 @@ class Settings(Params, EncoderSettings):
             view=self.view,
             head=self.head,
             train=self.train.model_copy(update=arm.overrides()),
-            arm=type(arm)(**arm.own()),
+            arm=arm.resolved(self.preset),
         )
 
     @model_validator(mode="after")
     def check_kinds(self) -> Self:
         for name, arm in self.arms.items():
             try:
-                arm.check(self.preset)
+                arm.resolved(self.preset)
             except ValueError as error:
                 raise ValueError(f"arms.{name}.{error}") from None
         return self

@@ -94,7 +94,7 @@ def _layer(name: str) -> str:
 
 
 def test_a_legacy_replica_of_the_repaired_trunk_with_lora_is_the_plain_one():
-    settings = Lora(kind="lora", rank=2, alpha=4.0, targets=["attn.qkv", "attn.proj"])
+    settings = Lora(kind="lora", rank=2, alpha=4.0, targets=["attn.qkv", "attn.proj"], blocks=[0, 1])
     side = 336
     shipped = encoder.build(preset(side)).trunk
     assert rope.first_failure(legacy_replica(shipped), images(side)).cause == "replica_real_view"

@@ -86,7 +86,7 @@ def test_defaults_are_in_the_file(change):
     assert files["prepare"]["settings"]["source"]["window"] == "own"
     arm = files["arms/lora/train"]["settings"]["arm"]
     assert arm.keys() == kinds.Lora.model_fields.keys() - params.Train.model_fields.keys()
-    assert (arm["alpha"], arm["blocks"]) == (16.0, "all")
+    assert (arm["alpha"], arm["blocks"]) == (16.0, [0, 1, 2, 3, 4, 5])
 
 
 def test_versions_are_those_of_what_a_kind_needs(checkout, monkeypatch):

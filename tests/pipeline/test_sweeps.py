@@ -34,7 +34,7 @@ def test_the_sets_are_what_they_are_called(checkout):
     assert sets["attention + MLP"] == params.read(FULL)  # as shipped
     assert sets["attention only"].arms["lora"].targets == ["attn.qkv", "attn.proj"]
     assert sets["qkv only"].arms["lora"].targets == ["attn.qkv"]
-    assert sets["last 8 blocks"].arms["lora"].adapted_blocks(32) == list(range(24, 32))
+    assert sets["last 8 blocks"].arm("lora").arm.blocks == list(range(24, 32))
     assert sets["672 px"].resolution == 672 and 672 % (14 * sets["672 px"].preset.window_size) == 0
 
 
