@@ -26,7 +26,7 @@ from nightshift.core.project import root
 from nightshift.core.records import Prefix
 from nightshift.data.dataset import Cases
 from nightshift.data.letterbox import frame_to_square
-from nightshift.data.locations import ENCODED, LEVELS, PREPARED
+from nightshift.data.locations import ENCODED, LEVELS, NO_WEIGHTS, PREPARED, WEIGHTS
 from nightshift.data.samples import flipped_case
 from nightshift.data.shards import LIMIT
 from nightshift.engine import checkpoints, distributed
@@ -157,8 +157,17 @@ def encode_arm(name: str, settings: EncodeSettings, prefix: Prefix) -> None:
         with replacing(ENCODED / name) as folder:
             for split in SPLITS:
                 shutil.copytree(states / split, folder / split, copy_function=_link)
+            write_json(folder / WEIGHTS, read_json(RECORD))
         checkpoints.finished(stage, identity, ENCODED / name)
     print(f"{prefix.blocks} of {settings.preset.depth} blocks kept: {(ENCODED / name).as_posix()}")
+
+
+def encode_nothing(name: str) -> None:
+    """For an arm without an encoder -> data/encoded/NAME, which says so."""
+    with resources.recorded(name, "encode") as record, replacing(ENCODED / name) as folder:
+        record |= {"cases": 0, "processes": 1}
+        write_json(folder / WEIGHTS, NO_WEIGHTS)
+    print(f"no encoder, nothing to keep: {(ENCODED / name).as_posix()}")
 
 
 def _check_disk(cases: int, needed: int, states: Path) -> None:

@@ -9,17 +9,24 @@ from nightshift.jobs.preconditions import require_ok
 
 
 def main(arm: str) -> None:
-    require_ok(arm)
+    verdict = require_ok(arm)
     from nightshift.jobs import launch  # torch: seconds, after what may refuse
 
-    launch.run("stages.encode", arm)
+    if verdict.prefix is None:
+        from nightshift import feature_cache
+
+        feature_cache.encode_nothing(arm)
+    else:
+        launch.run("stages.encode", arm)
 
 
 def work(arm: str) -> None:
     from nightshift import feature_cache
 
+    prefix = require_ok(arm).prefix
+    assert prefix is not None  # as in main
     settings = resolved.read(f"arms/{arm}/encode", feature_cache.EncodeSettings)
-    feature_cache.encode_arm(arm, settings, require_ok(arm).prefix)
+    feature_cache.encode_arm(arm, settings, prefix)
 
 
 if __name__ == "__main__":

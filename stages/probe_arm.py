@@ -12,7 +12,10 @@ from nightshift.probe.arm import ProbeArm, verdict_of
 def main(arm: str) -> None:
     verdict = verdict_of(resolved.read(f"arms/{arm}/probe", ProbeArm))
     verdict.write(Path(f"reports/probe/arms/{arm}.json"))
-    print(f"{arm}: runs as configured" if verdict.ok else f"{arm}: {verdict.cause}. {verdict.cure}")
+    if verdict.prefix is None:
+        print(f"{arm}: has no encoder, so no RoPE that could fail")
+    else:
+        print(f"{arm}: runs as configured" if verdict.ok else f"{arm}: {verdict.cause}. {verdict.cure}")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ import sys
 
 from nightshift.config import resolved
 from nightshift.config.arguments import arm_from
-from nightshift.config.params import ArmSettings
 from nightshift.console.errors import run
 from nightshift.jobs.preconditions import require_ok
 
@@ -19,7 +18,7 @@ def main(arm: str) -> None:
 def work(arm: str) -> None:
     from nightshift.training import trainer
 
-    trainer.train_arm(resolved.read(f"arms/{arm}/train", ArmSettings))
+    trainer.train_arm(resolved.read_arm(arm))
 
 
 if __name__ == "__main__":

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from nightshift.backbone import encoder
 from nightshift.backbone.encoder import ViT
 from nightshift.config.kinds import Lora
-from nightshift.config.params import ArmSettings
+from nightshift.config.params import EncoderArmSettings
 from nightshift.console.errors import UserError
 from nightshift.core.io import read_json, write_json
 from nightshift.core.records import Prefix
+from nightshift.model.base import ArmModel
 from nightshift.model.head_file import load_head, save_head
 from nightshift.model.segmentation import SegmentationModel
 
@@ -38,24 +39,24 @@ class InPlaceLinear(Linear):
         return y.unflatten(0, x.shape[:-1])
 
 
-def prefix(settings: ArmSettings) -> Prefix:
+def prefix(settings: EncoderArmSettings) -> Prefix:
     """The blocks before the first adapted one."""
     return Prefix(blocks=_numbers(_lora(settings))[0])
 
 
-def build(settings: ArmSettings, device: str = "cpu") -> SegmentationModel:
+def build(settings: EncoderArmSettings, device: str = "cpu") -> SegmentationModel:
     """The encoder with new adapters and a new head; only these require gradients."""
     return AdaptedModel(encoder.configured(settings, device), prefix(settings).blocks, settings)
 
 
-def save(model: SegmentationModel, folder: Path) -> None:
+def save(model: ArmModel, folder: Path) -> None:
     """Write head.safetensors, adapter_model.safetensors and adapter_config.json."""
     assert isinstance(model, AdaptedModel)
     save_head(model, folder)
     save_adapters(model.adapters, folder)
 
 
-def open_model(folder: Path, settings: ArmSettings) -> SegmentationModel:
+def open_model(folder: Path, settings: EncoderArmSettings) -> SegmentationModel:
     """The encoder with the trained adapters merged into its weights, and the trained head, in eval mode.
 
     Raises UserError as `load_head`, `merge_adapters` and `encoder.configured` do.
@@ -69,7 +70,7 @@ def open_model(folder: Path, settings: ArmSettings) -> SegmentationModel:
 class AdaptedModel(SegmentationModel):
     """A model with new adapters in its trunk. `adapters` is peft's wrapper of that trunk, which saves them."""
 
-    def __init__(self, neck: encoder.Sam3DualViTDetNeck, start: int, settings: ArmSettings) -> None:
+    def __init__(self, neck: encoder.Sam3DualViTDetNeck, start: int, settings: EncoderArmSettings) -> None:
         arm = _lora(settings)
         super().__init__(neck, start, settings, arm.activation_checkpointing)
         self._adapters = (add_adapters(neck.trunk, arm),)  # in a tuple: its parameters are registered as the trunk's
@@ -79,7 +80,7 @@ class AdaptedModel(SegmentationModel):
         return self._adapters[0]
 
 
-def _lora(settings: ArmSettings) -> Lora:
+def _lora(settings: EncoderArmSettings) -> Lora:
     assert isinstance(settings.arm, Lora)
     return settings.arm
 

@@ -47,7 +47,7 @@ def plan(settings: Settings) -> None:
     from nightshift.console.progress import bar, gigabytes, hours, say
     from nightshift.engine.device import device as configured_device
     from nightshift.engine.device import seed_everything
-    from nightshift.model.kinds import kind_of
+    from nightshift.model.kinds import prefix_of
 
     seed_everything(0)
     device, process_bytes = configured_device(), psutil.Process().memory_info().rss
@@ -60,10 +60,11 @@ def plan(settings: Settings) -> None:
     problems, kept = [], 0
     for name in settings.arms:
         arm = settings.arm(name)
-        blocks = kind_of(arm).prefix(arm).blocks
         trained = count_parameters(planning.new_model(arm, "meta"))
         forecast = planning.forecast(arm, cases, device, process_bytes, bar(f"  {name}", "step"))
-        say(f"\n{name}: {blocks} of {depth} blocks once per case, {trained:,} parameters trained")
+        prefix = prefix_of(arm)
+        once = f"{prefix.blocks} of {depth} blocks once per case" if prefix else "no encoder"
+        say(f"\n{name}: {once}, {trained:,} parameters trained")
         say(f"  peak memory   {gigabytes(forecast.need)} of {gigabytes(forecast.memory)}")
         say(f"  cache on disk {gigabytes(forecast.kept)} of {gigabytes(free)} free")
         if forecast.took:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nightshift.backbone import encoder
 from nightshift.commands.memory import peak_bytes
-from nightshift.config.params import ArmSettings, DataSettings
+from nightshift.config.params import ArmSettings, DataSettings, EncoderArmSettings
 from nightshift.config.presets import Simulated
 from nightshift.console.progress import Progress
 from nightshift.data.locations import SPLITS
@@ -24,7 +24,8 @@ from nightshift.feature_cache import bytes_per_case, cases_kept
 from nightshift.ingest.record import Problems, SourceCase
 from nightshift.ingest.sources import list_cases, source_cases
 from nightshift.ingest.splits import given_split, made_split, misplaced
-from nightshift.model.kinds import kind_of
+from nightshift.model.base import ArmModel
+from nightshift.model.kinds import kind_of, prefix_of
 from nightshift.model.segmentation import SegmentationModel
 from nightshift.simulation.simulator import Simulation, split_patients
 from nightshift.training.step import add_gradients, micro_batch_size, optimiser_of
@@ -89,7 +90,7 @@ def _never_read() -> NoReturn:
     raise NotImplementedError("cases that are only counted")
 
 
-def new_model(settings: ArmSettings, device: str) -> SegmentationModel:
+def new_model(settings: ArmSettings, device: str) -> ArmModel:
     """The arm's model before training, in train mode. On `meta` it has shapes and no weights."""
     return kind_of(settings).build(settings, device).to(device).train()
 
@@ -100,26 +101,32 @@ def noise_batch(settings: ArmSettings, start: int, cases: int, device: torch.dev
     Returns:
         `index` (B,), `angles` (B, 2), `target` (B, 1, R, R), and `tokens` (B, g, g, D) or `images` (B, 3, R, R).
     """
-    side, grid = settings.resolution, settings.grid
+    side = settings.resolution
     batch = {
         "index": torch.arange(cases),
         "angles": torch.zeros(cases, 2, device=device),
         "target": torch.rand(cases, 1, side, side, device=device).round(),
     }
     if start:
-        batch["tokens"] = torch.rand(cases, grid, grid, settings.preset.embed_dim, device=device)
-    if not start or settings.head.detail:
+        assert isinstance(settings, EncoderArmSettings)  # another one has no blocks
+        batch["tokens"] = torch.rand(cases, settings.grid, settings.grid, settings.preset.embed_dim, device=device)
+    if not start or settings.needs_images:
         batch["images"] = torch.rand(cases, 3, side, side, device=device)
     return batch
 
 
+def start_of(settings: ArmSettings) -> int:
+    """The first block that a training step runs: what is before it is kept. 0 without an encoder."""
+    prefix = prefix_of(settings)
+    return prefix.blocks if prefix else 0
+
+
 def tensor_bytes(settings: ArmSettings) -> int:
     """Peak bytes of all tensors in a training step of the arm, with `micro_batch` cases per forward pass."""
-    train, cpu = settings.train, torch.device("cpu")
-    start = kind_of(settings).prefix(settings).blocks
+    train, cpu, start = settings.train, torch.device("cpu"), start_of(settings)
     counted = min(train.batch_size, 2 * micro_batch_size(train))  # further forward passes take no more than the second
 
-    def two_steps(model: SegmentationModel) -> None:
+    def two_steps(model: ArmModel) -> None:
         optimiser = optimiser_of(model, train)
         for _ in range(2):  # from the second one on, the optimiser's state is in memory as well
             optimiser.zero_grad()
@@ -164,7 +171,7 @@ def options(settings: ArmSettings) -> Iterator[tuple[dict[str, str], ArmSettings
 
 def measure(settings: ArmSettings, device: torch.device, progress: Progress) -> Time:
     """Time whole training steps and forward passes of the arm on `device`, with the weights of its encoder."""
-    train, start = settings.train, kind_of(settings).prefix(settings).blocks
+    train, start = settings.train, start_of(settings)
     model = new_model(settings, "cpu").to(device)
     if model.activation_checkpointing:
         give_memory_back()
@@ -185,8 +192,12 @@ def measure(settings: ArmSettings, device: torch.device, progress: Progress) -> 
         seconds = [step(cases) for _ in progress(range(steps))]
     images = noise_batch(settings, 0, 1, device)["images"]
     model.eval()
-    with torch.no_grad(), autocast(device, settings.encoder.precision):
-        prefix = _seconds(device, lambda: encoder.run_prefix(model.neck.trunk, images, start)) if start else 0.0
+    with torch.no_grad(), autocast(device, settings.precision):
+        prefix = 0.0
+        if start:
+            assert isinstance(model, SegmentationModel)
+            trunk = model.neck.trunk
+            prefix = _seconds(device, lambda: encoder.run_prefix(trunk, images, start))
         case = _seconds(device, lambda: model(None, torch.zeros(1, 2, device=device), images))
     median = sorted(seconds)[len(seconds) // 2]
     return Time(median * train.batch_size / cases, prefix, case, f"{steps} steps of {cases} cases")
@@ -250,6 +261,9 @@ def total_seconds(settings: ArmSettings, cases: dict[str, int], took: Time) -> f
 
 def disk_bytes(settings: ArmSettings, cases: dict[str, int]) -> int:
     """Size of the cached features of all train and val cases."""
-    prefix = kind_of(settings).prefix(settings)
-    kept = sum(cases_kept(settings.encode, cases["train"], cases["val"]).values()) if prefix.blocks else 0
+    prefix = prefix_of(settings)
+    if prefix is None or not prefix.blocks:
+        return 0
+    assert isinstance(settings, EncoderArmSettings)
+    kept = sum(cases_kept(settings.encode, cases["train"], cases["val"]).values())
     return kept * bytes_per_case(settings, prefix.output)

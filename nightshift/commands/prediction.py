@@ -12,7 +12,7 @@ from nightshift.commands.inputs import Frame
 from nightshift.core.io import replacing
 from nightshift.data.painting import paint_mask
 from nightshift.evaluation.predictor import MAP_MAX, CachedPredictor, threshold_mask
-from nightshift.model.segmentation import SegmentationModel
+from nightshift.model.base import ArmModel
 
 MASKS, OVERLAYS = "masks", "overlays"
 COLOUR = (86, 180, 233)  # of vessels, as in the report
@@ -37,7 +37,7 @@ class Prediction(BaseModel):
 
 
 def predict(
-    model: SegmentationModel, threshold: float, frames: Iterable[tuple[Path, Frame, Angles]], out: Path
+    model: ArmModel, threshold: float, frames: Iterable[tuple[Path, Frame, Angles]], out: Path
 ) -> list[Prediction]:
     """Write masks/NAME.png and overlays/NAME.png of each frame, at its own size, into the new folder `out`.
 

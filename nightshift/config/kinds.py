@@ -26,10 +26,16 @@ _OPTIONAL: dict[str, Any] = {
 Overrides = create_model("Overrides", __base__=Section, **_OPTIONAL)
 
 
-class ArmSection(Overrides):
-    """What every kind has."""
+class ArmSection(Section):
+    """What every kind has.
 
-    packages: ClassVar[tuple[str, ...]] = ()  # that it needs beside those of the encoder
+    `packages`: that it depends on, beside torch and those of the encoder; `has_encoder`: SAM 3's encoder is part of it;
+    `uses_view`: it can use the C-arm angles.
+    """
+
+    packages: ClassVar[tuple[str, ...]] = ()
+    has_encoder: ClassVar[bool] = True
+    uses_view: ClassVar[bool] = True
     kind: str
 
     def resolved(self, preset: Encoder) -> Self:
@@ -50,14 +56,27 @@ class ArmSection(Overrides):
         return given
 
 
-class Frozen(ArmSection):
+class TrainedSection(ArmSection, Overrides):
+    """A kind that is trained: it may have keys of `train` for itself."""
+
+
+class WithoutEncoder(ArmSection):
+    """A kind without SAM 3's encoder. `resolution`: side of the square that it sees; `encoder`: that of the encoder."""
+
+    has_encoder = False
+    resolution: Annotated[int, Field(ge=32, multiple_of=16)] | Literal["encoder"] = Field(
+        default="encoder", description="a number of pixels, a multiple of 16, or encoder"
+    )
+
+
+class Frozen(TrainedSection):
     """Nothing of the encoder is trained. `level`: keep the trunk's output, or the neck's (five times the disk)."""
 
     kind: Literal["frozen"]
     level: Literal["trunk", "neck"] = "trunk"
 
 
-class Lora(ArmSection):
+class Lora(TrainedSection):
     """Low-rank adapters. `targets`: Linear layers of a block; `blocks`: those that are adapted."""
 
     packages = ("peft",)
@@ -83,5 +102,45 @@ def block_numbers(blocks: Blocks, depth: int) -> list[int]:
     return sorted(set(numbers))
 
 
-KINDS: dict[str, type[ArmSection]] = {"frozen": Frozen, "lora": Lora}
-AnyArm = Annotated[Frozen | Lora, Field(discriminator="kind")]
+class Full(TrainedSection):
+    """Fine-tuning: the weights of `blocks` of the trunk and, with `neck`, of the neck are trained beside the head.
+
+    `backbone_learning_rate`: of the last block, as a factor of train.learning_rate; `layer_decay`: each block before
+    it has that factor of the next one's.
+    """
+
+    kind: Literal["full"]
+    blocks: Blocks = Field(default="all", description="all, {last: 8} or a list of block numbers from 0")
+    neck: bool = False
+    backbone_learning_rate: Rate = 0.1
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    activation_checkpointing: bool = False
+
+    def resolved(self, preset: Encoder) -> Self:
+        return super().resolved(preset).model_copy(update={"blocks": block_numbers(self.blocks, preset.depth)})
+
+
+class UNet(TrainedSection, WithoutEncoder):
+    """MONAI's U-Net, trained from scratch. `channels`: of each level, the finest first."""
+
+    packages = ("monai",)
+    kind: Literal["unet"]
+    channels: Annotated[list[Positive], Field(min_length=2)] = Field(default_factory=lambda: [16, 32, 64, 128, 256])
+
+
+class Vesselness(WithoutEncoder):
+    """A filter that enhances dark tubes; nothing is trained. Validation chooses one of `scales`, in pixels."""
+
+    packages = ("scikit-image",)
+    uses_view = False
+    kind: Literal["vesselness"]
+    filter: Literal["sato", "frangi"] = "sato"
+    scales: Annotated[list[Annotated[list[Rate], Field(min_length=1)]], Field(min_length=1)] = Field(
+        default_factory=lambda: [[1.0, 2.0], [1.5, 2.5, 3.5], [2.0, 3.0, 4.0, 5.0]]
+    )
+
+
+KINDS: dict[str, type[ArmSection]] = {
+    "frozen": Frozen, "lora": Lora, "full": Full, "unet": UNet, "vesselness": Vesselness
+}  # fmt: skip
+AnyArm = Annotated[Frozen | Lora | Full | UNet | Vesselness, Field(discriminator="kind")]

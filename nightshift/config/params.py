@@ -6,14 +6,25 @@ A preset says what a thing *is* (presets.py), params.yaml what we *do* with it (
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from pydantic import BaseModel, ValidationError, model_validator
 
 from nightshift.config.explain import explain
-from nightshift.config.kinds import AnyArm
+from nightshift.config.kinds import AnyArm, WithoutEncoder
 from nightshift.config.presets import AnyData, DataFile, Encoder, Section
-from nightshift.config.sections import Compare, Encode, EncoderUse, Head, Prepare, Probe, Train, Use, View
+from nightshift.config.sections import (
+    Compare,
+    Encode,
+    EncoderUse,
+    Head,
+    Precision,
+    Prepare,
+    Probe,
+    Train,
+    Use,
+    View,
+)
 from nightshift.config.yaml_io import read_yaml
 from nightshift.console.errors import UserError, nearest
 
@@ -50,16 +61,45 @@ class EncoderSettings(Section):
         return self
 
 
-class ArmSettings(EncoderSettings):
-    """All that one arm depends on: `train` with the arm's own keys in it, `arm` without them."""
+class BaseArmSettings(Section):
+    """What an arm of every kind depends on: `train` with the arm's own keys in it, `arm` without them."""
 
     name: str
-    use: Use
     encode: Encode
     view: View
-    head: Head
     train: Train
     arm: AnyArm
+
+
+class EncoderArmSettings(BaseArmSettings, EncoderSettings):
+    """All that an arm with SAM 3's encoder depends on."""
+
+    head: Head
+
+    @property
+    def precision(self) -> Precision:
+        """Of matrix products."""
+        return self.encoder.precision
+
+    @property
+    def needs_images(self) -> bool:
+        """Whether the model sees the image beside what is kept of the encoder's output."""
+        return self.head.detail
+
+
+class PlainArmSettings(BaseArmSettings):
+    """All that an arm without an encoder depends on. `resolution`: side of the square in pixels."""
+
+    resolution: int
+    precision: Precision
+
+    @property
+    def needs_images(self) -> bool:
+        """Always: nothing else is there."""
+        return True
+
+
+ArmSettings = EncoderArmSettings | PlainArmSettings
 
 
 class DataSettings(Section):
@@ -119,18 +159,15 @@ class Settings(Params, EncoderSettings):
         if name not in self.arms:
             raise UserError(f"params.yaml: arms: no arm '{name}'; {nearest(name, list(self.arms))}")
         arm = self.arms[name]
+        train = self.train.model_copy(update=arm.overrides())
+        view = self.view if arm.uses_view else View(mode="none")
+        shared: dict[str, Any] = {"name": name, "encode": self.encode, "view": view, "train": train}
+        shared["arm"] = arm.resolved(self.preset)
+        if isinstance(arm, WithoutEncoder):
+            side = self.resolution if arm.resolution == "encoder" else arm.resolution
+            return PlainArmSettings(**shared, resolution=side, precision=self.encoder.precision)
         encoder = self.encoder.model_copy(update={"resolution": self.resolution})
-        return ArmSettings(
-            name=name,
-            use=self.use,
-            encoder=encoder,
-            preset=self.preset,
-            encode=self.encode,
-            view=self.view,
-            head=self.head,
-            train=self.train.model_copy(update=arm.overrides()),
-            arm=arm.resolved(self.preset),
-        )
+        return EncoderArmSettings(**shared, encoder=encoder, preset=self.preset, head=self.head)
 
     @model_validator(mode="after")
     def check_kinds(self) -> Self:

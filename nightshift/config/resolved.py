@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from nightshift.config.explain import explain
-from nightshift.config.params import Settings
+from nightshift.config.params import ArmSettings, EncoderArmSettings, PlainArmSettings, Settings
 from nightshift.config.presets import Simulated
 from nightshift.console.errors import UserError
 from nightshift.core.io import read_json, remove, write_text
@@ -70,10 +70,11 @@ def contents(settings: Settings) -> dict[str, dict[str, Any]]:
     for name in settings.arms:
         arm = settings.arm(name)
         encoder = arm.model_dump(include={"encoder", "preset"})
-        own, packages = {"arm": arm.arm.own()}, (*ENCODER, *arm.arm.packages)
+        of_encoder = ENCODER if encoder else ()
+        own, packages = {"arm": arm.arm.own()}, ("torch", *of_encoder, *arm.arm.packages)
         by_name |= {
             f"arms/{name}/probe": _content(encoder | {"name": name} | own, *packages),
-            f"arms/{name}/encode": _content(encoder | {"encode": arm.encode.model_dump()}, *ENCODER),
+            f"arms/{name}/encode": _content(encoder | {"encode": arm.encode.model_dump()}, *of_encoder),
             f"arms/{name}/train": _content(arm.model_dump() | own, *packages),
             f"arms/{name}/evaluate": _content({}, *packages, *MEASURES),
         }
@@ -95,6 +96,13 @@ def read(name: str, model: type[Model]) -> Model:
         return model.model_validate(read_json(path)["settings"])
     except ValidationError as error:
         raise UserError(f"{path}: {explain(error.errors()[0], model)}; `dvc repro` makes it anew") from None
+
+
+def read_arm(name: str) -> ArmSettings:
+    """All settings of an arm, as the stage `train` reads them. Raises UserError as `read` does."""
+    file = f"arms/{name}/train"
+    has_encoder = "encoder" in read_json(FOLDER / f"{file}.json")["settings"]
+    return read(file, EncoderArmSettings) if has_encoder else read(file, PlainArmSettings)
 
 
 def versions(*packages: str) -> dict[str, str]:

@@ -6,6 +6,8 @@ from pydantic import Field
 
 from nightshift.config.presets import Fraction, Positive, Rate, Section
 
+Precision = Literal["fp32", "bf16", "fp16"]
+
 
 class Use(Section):
     """Presets by name: conf/encoder/NAME.yaml and conf/data/NAME.yaml."""
@@ -27,7 +29,7 @@ class EncoderUse(Section):
     resolution: Positive | Literal["native"] = Field(description="a number of pixels, or native")
     rope: Literal["repaired", "as_shipped"]
     weights: Annotated[str, Field(min_length=1)]
-    precision: Literal["fp32", "bf16", "fp16"]
+    precision: Precision
 
 
 class Probe(Section):

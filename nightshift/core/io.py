@@ -8,6 +8,7 @@ import csv
 import glob
 import io
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -66,12 +67,18 @@ def read_json(path: Path | str) -> Any:
 
 
 def write_csv(path: Path | str, columns: Sequence[str], rows: Sequence[Mapping[str, object]]) -> None:
-    """Write `rows` as CSV with exactly `columns`; floats with six decimals, so that the file is easy to read."""
+    """Write `rows` as CSV with exactly `columns`; floats with six decimals, NaN as an empty cell."""
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as handle:
         writer = csv.DictWriter(handle, columns, lineterminator="\n")
         writer.writeheader()
         for row in rows:
-            writer.writerow({k: f"{v:.6f}" if isinstance(v, float) else v for k, v in row.items()})
+            writer.writerow({name: _cell(value) for name, value in row.items()})
+
+
+def _cell(value: object) -> object:
+    if not isinstance(value, float):
+        return value
+    return "" if math.isnan(value) else f"{value:.6f}"
 
 
 def read_csv(path: Path | str) -> list[dict[str, str]]:

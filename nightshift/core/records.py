@@ -42,12 +42,15 @@ class Prefix(Record):
 
 
 class ArmVerdict(Record):
-    """reports/probe/arms/ARM.json: whether the configured encoder runs, and is right, as this arm uses it."""
+    """reports/probe/arms/ARM.json: whether the configured encoder runs, and is right, as this arm uses it.
+
+    `prefix`: None for an arm without an encoder.
+    """
 
     ok: bool
     cause: str = ""
     cure: str = ""
-    prefix: Prefix
+    prefix: Prefix | None = None
 
 
 class Cost(Record):

@@ -27,6 +27,7 @@ def read_table(
     texts: Sequence[str] = (),
     empty: Sequence[str] = (),
     optional: Sequence[str] = (),
+    may_be_empty: bool = False,
 ) -> pd.DataFrame:
     """Read a CSV of ours. Columns that are not named are read as text, and so is `NA` in a column of texts.
 
@@ -37,6 +38,7 @@ def read_table(
         texts: columns that must be there, of any text.
         empty: columns that must be there, of finite numbers or empty cells, which become NaN.
         optional: columns of finite numbers that may be missing.
+        may_be_empty: a file of a header alone is right, too.
 
     Raises:
         UserError: the file, a row or a column is missing, or a cell is no number; with the line and the column.
@@ -49,7 +51,7 @@ def read_table(
         raise UserError(f"{path}: no rows; {AGAIN}") from None
     except (pd.errors.ParserError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not readable as a UTF-8 CSV: {error}; {AGAIN}") from None
-    if frame.empty:
+    if frame.empty and not may_be_empty:
         raise UserError(f"{path}: no rows; {AGAIN}")
     if missing := [name for name in (*integers, *numbers, *texts, *empty) if name not in frame]:
         raise UserError(f"{path}: no column '{missing[0]}'; {AGAIN}")

@@ -38,7 +38,7 @@ class TrainingCases(torch.utils.data.Dataset[dict[str, Tensor | int]]):
         for name in ("tokens", *(f"level.{number}" for number in range(LEVELS))):
             if self.kept is not None and f"{name}.{i}" in self.kept.index:
                 item[name] = self.kept[f"{name}.{i}"].float()
-        if self.kept is None or self.settings.head.detail:
+        if self.kept is None or self.settings.needs_images:
             item["images"] = frame_to_square(case.frame, resolution)
         return item
 

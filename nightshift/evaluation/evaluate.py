@@ -13,6 +13,7 @@ import pandas as pd
 from PIL import Image
 
 from nightshift.carm import FAR, Angles, apart
+from nightshift.config.params import ArmSettings, EncoderArmSettings
 from nightshift.console.progress import bar
 from nightshift.core.io import replacing, write_csv, write_json
 from nightshift.data.dataset import SPACING, Case, Cases, free_name
@@ -23,9 +24,9 @@ from nightshift.engine.device import device, seed_everything
 from nightshift.evaluation.measures import MEASURES, MILLIMETRES, all_measures, millimetres
 from nightshift.evaluation.predictor import CachedPredictor, threshold_mask
 from nightshift.jobs import resources
+from nightshift.model.base import ArmModel
 from nightshift.model.card import Card, read_card
 from nightshift.model.kinds import kind_of
-from nightshift.model.segmentation import SegmentationModel
 
 WHO = ("seed", "case_id", "patient_id", "primary_angle", "secondary_angle")
 COLUMNS = (*WHO, *MEASURES)
@@ -34,7 +35,7 @@ Cells = dict[str, str | float | int]  # of one row, by column
 
 
 def evaluate_model(
-    model: SegmentationModel,
+    model: ArmModel,
     cases: Cases,
     card: Card,
     pictures: Path,
@@ -62,17 +63,21 @@ def evaluate_model(
             measured |= millimetres(mask, case.mask, case.spacing)
         groups = {free_name(name, COLUMNS + MILLIMETRES): value for name, value in case.groups.items()}
         rows.append(who | measured | groups)
-        for ablation, (view, tokens) in _ablations(cases, i, case, angles).items():
+        for ablation, (view, tokens) in _ablations(cases, i, case, angles, card.settings).items():
             found = threshold_mask(predictor.probability_map(view, tokens), card.threshold)
             dice = all_measures(found, case.mask)["dice"]
             ablated.append({key: who[key] for key in ABLATIONS[:3]} | {"ablation": ablation, "dice": dice})
     return rows, ablated
 
 
-def _ablations(cases: Cases, i: int, case: Case, angles: Angles) -> dict[str, tuple[Angles, bool]]:
-    """By name, the view that the model is given, and whether it is given the encoder's tokens."""
-    asked: dict[str, tuple[Angles, bool]] = {"no_tokens": (angles, False)}
-    if case.angles is not None:
+def _ablations(
+    cases: Cases, i: int, case: Case, angles: Angles, settings: ArmSettings
+) -> dict[str, tuple[Angles, bool]]:
+    """By name, the view that the model is given, and whether it is given the encoder's tokens, where it has one."""
+    asked: dict[str, tuple[Angles, bool]] = {}
+    if isinstance(settings, EncoderArmSettings):
+        asked["no_tokens"] = (angles, False)
+    if case.angles is not None and settings.arm.uses_view:
         asked["zero_angles"] = ((0.0, 0.0), True)
         if (other := wrong_angles(cases, i)) is not None:
             asked["wrong_angles"] = (other, True)

@@ -5,25 +5,22 @@ The model sees the frame as a square; its map goes back through the exact invers
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from nightshift.carm import Angles
 from nightshift.data.letterbox import frame_to_square, square_to_frame
 from nightshift.engine.device import device
-from nightshift.model.segmentation import SegmentationModel
+from nightshift.model.base import ArmModel
 
 MAP_MAX = 2**16 - 1  # a probability of 1: maps are kept as 16-bit pictures, and masks are made of what is kept
 
 
 class CachedPredictor:
-    """Probability maps of one frame (H, W), uint8; trunk and neck run once, whatever views are asked about."""
+    """Probability maps of one frame (H, W), uint8; an encoder runs once, whatever views are asked about."""
 
-    def __init__(self, model: SegmentationModel, frame: np.ndarray) -> None:
+    def __init__(self, model: ArmModel, frame: np.ndarray) -> None:
         self.model, self.size = model, frame.shape
-        self.image = frame_to_square(frame, model.resolution)[None].to(device())
         with torch.no_grad():
-            self.features = model.features(None, self.image)
-            self.levels = model.levels(self.features)
+            self.prepared = model.prepare(frame_to_square(frame, model.resolution)[None].to(device()))
 
     @torch.no_grad()
     def probability_map(self, angles: Angles, tokens: bool = True) -> np.ndarray:
@@ -31,18 +28,13 @@ class CachedPredictor:
 
         Args:
             angles: of the view, in degrees.
-            tokens: False replaces every token of the trunk by the mean of all, so that none says where it is.
+            tokens: False replaces every token of the encoder by the mean of all, so that none says where it is.
         """
-        levels = self.levels if tokens else self.model.levels(_averaged(self.features))
-        logits = self.model(None, torch.tensor([angles], device=device()), self.image, levels)
+        prepared = self.prepared if tokens else self.model.averaged(self.prepared)
+        logits = self.model.decode(prepared, torch.tensor([angles], device=device()))
         probability = square_to_frame(logits.sigmoid()[0, 0].cpu(), *self.size)
         scaled: np.ndarray = (probability.double() * MAP_MAX).round().numpy().astype(np.uint16)
         return scaled
-
-
-def _averaged(features: Tensor) -> Tensor:
-    """(B, D, g, g), every token the mean of all. Before the neck, which could tell tokens apart."""
-    return features.mean((2, 3), keepdim=True).expand_as(features)
 
 
 def threshold_mask(probability_map: np.ndarray, threshold: float) -> np.ndarray:

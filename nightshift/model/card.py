@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import Field
 
 from nightshift.backbone.pretrained import file_of
-from nightshift.config.params import ArmSettings
+from nightshift.config.params import ArmSettings, PlainArmSettings
 from nightshift.console.errors import UserError
 from nightshift.console.progress import bar
 from nightshift.core.hashing import hash_files
@@ -19,7 +19,7 @@ class Card(Record):
     """What training chose by validation (`epoch`, `threshold`, `val_dice`), and what it was trained on.
 
     `data_hash`: of the prepared training and validation cases; `cases`: how many, by split. `weights`: of the encoder,
-    data/weights.json as it was at training: path, and of a file size and sha256.
+    data/weights.json as it was at training: path, and of a file size and sha256; path `none` without an encoder.
     """
 
     seed: int
@@ -49,9 +49,10 @@ def settings_of(card: Card, folder: Path, weights: Path | None = None) -> ArmSet
     They are looked for where they were, or in the file `weights`. Raises UserError for others, or where there are none.
     """
     was, settings = str(card.weights["path"]), card.settings
-    if was == "random":
+    if isinstance(settings, PlainArmSettings) or was == "random":
         if weights is not None:
-            raise UserError(f"{folder} was trained on random weights, not on {weights}; leave --weights out")
+            what = "on random weights" if was == "random" else "without an encoder"
+            raise UserError(f"{folder} was trained {what}, not on {weights}; leave --weights out")
         return settings
     try:
         file = weights or file_of(was)

@@ -4,19 +4,28 @@ It starts where the arm's frozen prefix ends, from what was kept of each case: t
 or for an empty prefix the images (B, 3, R, R).
 """
 
-from typing import Self
+from typing import NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from nightshift.backbone import encoder
-from nightshift.config.params import ArmSettings
+from nightshift.config.params import EncoderArmSettings
 from nightshift.engine.device import autocast
+from nightshift.model.base import ArmModel
 from nightshift.model.head import SegmentationHead
 
 
-class SegmentationModel(nn.Module):
+class Prepared(NamedTuple):
+    """A frame, the trunk's output of it and the neck's levels of that."""
+
+    images: Tensor
+    features: Tensor
+    levels: list[Tensor]
+
+
+class SegmentationModel(ArmModel):
     """Logits (B, 1, R, R) from images, or from the tokens that the first `start` blocks made of them.
 
     With `activation_checkpointing` a block of the trunk keeps only its input and is run again in the backward pass.
@@ -26,13 +35,11 @@ class SegmentationModel(nn.Module):
         self,
         neck: encoder.Sam3DualViTDetNeck,
         start: int,
-        settings: ArmSettings,
+        settings: EncoderArmSettings,
         activation_checkpointing: bool = False,
     ) -> None:
-        super().__init__()
-        self.neck, self.start, self.resolution = neck, start, settings.resolution
-        self.precision = settings.encoder.precision
-        self.activation_checkpointing = activation_checkpointing
+        super().__init__(settings, activation_checkpointing)
+        self.neck, self.start = neck, start
         self.head = SegmentationHead(settings.preset.d_model, settings.head, settings.view)
 
     def train(self, mode: bool = True) -> Self:
@@ -64,9 +71,21 @@ class SegmentationModel(nn.Module):
     def forward(
         self, tokens: Tensor | None, angles: Tensor | None, images: Tensor | None, levels: list[Tensor] | None = None
     ) -> Tensor:
-        """From kept `levels` of the neck, kept `tokens` of the prefix or, where both are None, from `images`."""
+        """From kept `levels`, from kept `tokens` or, where both are None, from `images`."""
         if levels is None:
             levels = self.levels(self.features(tokens, images))
         with self._autocast():
             logits = self.head(levels, angles, images)
         return F.interpolate(logits.float(), (self.resolution, self.resolution), mode="bilinear", align_corners=False)
+
+    def prepare(self, images: Tensor) -> Prepared:
+        features = self.features(None, images)
+        return Prepared(images, features, self.levels(features))
+
+    def decode(self, prepared: Prepared, angles: Tensor) -> Tensor:
+        return self(None, angles, prepared.images, prepared.levels)
+
+    def averaged(self, prepared: Prepared) -> Prepared:
+        """Every token of the trunk's output is the mean of all, before the neck, which could tell them apart."""
+        features = prepared.features.mean((2, 3), keepdim=True).expand_as(prepared.features)
+        return Prepared(prepared.images, features, self.levels(features))

@@ -2,38 +2,42 @@
 
 from typing import Any
 
-from nightshift.backbone.encoder import ViT
 from nightshift.config.kinds import AnyArm
-from nightshift.config.params import ArmSettings, EncoderSettings
-from nightshift.config.sections import Head, View
+from nightshift.config.params import EncoderArmSettings, EncoderSettings
+from nightshift.config.presets import Encoder, Section
+from nightshift.config.sections import EncoderUse, Head, View
 from nightshift.core.records import ArmVerdict
 from nightshift.model.kinds import kind_of
+from nightshift.model.segmentation import SegmentationModel
 from nightshift.probe.cases import ProbeCase, shape_case
 
 
-class ProbeArm(EncoderSettings):
-    """What the verdict depends on: the encoder, and what the arm puts into it."""
+class ProbeArm(Section):
+    """What the verdict depends on: what the arm puts into the encoder, and the encoder, where the arm has one."""
 
     name: str
     arm: AnyArm
-
-    @property
-    def settings(self) -> ArmSettings:
-        """As a kind takes them, with the smallest head; without what no verdict depends on (use, encode, train)."""
-        values: dict[str, Any] = dict(self) | {"head": Head(width=8, detail=False), "view": View(mode="none")}
-        return ArmSettings.model_construct(**values)
+    encoder: EncoderUse | None = None
+    preset: Encoder | None = None
 
 
 def verdict_of(arm: ProbeArm) -> ArmVerdict:
     """The arm's model on the meta device, run at the configured resolution; and the prefix of which the output is kept.
 
-    Shapes alone decide, so no weights are needed.
+    Shapes alone decide, so no weights are needed; and the head, the smallest one, has no say. An arm without an encoder
+    has no position tables that could be wrong.
     """
-    kind = kind_of(arm.settings)
-    trunk: ViT = kind.build(arm.settings, "meta").neck.trunk
-    case = shape_case(arm.name, trunk, (arm.resolution, arm.resolution), table=arm.encoder.rope)
-    cause, cure = _explained(case, arm)
-    return ArmVerdict(ok=case.outcome == "ok", cause=cause, cure=cure, prefix=kind.prefix(arm.settings))
+    if arm.encoder is None:
+        return ArmVerdict(ok=True)
+    values: dict[str, Any] = dict(arm) | {"head": Head(width=8, detail=False), "view": View(mode="none")}
+    settings = EncoderArmSettings.model_construct(**values)
+    kind = kind_of(settings)
+    model = kind.build(settings, "meta")
+    assert isinstance(model, SegmentationModel)  # as every kind with an encoder builds
+    side = settings.resolution
+    case = shape_case(arm.name, model.neck.trunk, (side, side), table=arm.encoder.rope)
+    cause, cure = _explained(case, settings)
+    return ArmVerdict(ok=case.outcome == "ok", cause=cause, cure=cure, prefix=kind.prefix(settings))
 
 
 def _explained(case: ProbeCase, arm: EncoderSettings) -> tuple[str, str]:

@@ -72,11 +72,15 @@ def read_arm(name: str, root: Path = Path()) -> ArmResults:
         folder / "cases.csv", integers=("seed",), numbers=MEASURES, texts=WHO[:2], empty=ANGLES, optional=MILLIMETRES
     )
     ablations = read_table(
-        folder / "ablations.csv", integers=("seed",), numbers=("dice",), texts=("case_id", "patient_id", "ablation")
+        folder / "ablations.csv",
+        integers=("seed",),
+        numbers=("dice",),
+        texts=("case_id", "patient_id", "ablation"),
+        may_be_empty=True,  # no encoder and no view that could be taken away
     )
     if not set(ablations["case_id"]) <= set(cases["case_id"]):
         raise UserError(f"{folder.as_posix()}/ablations.csv: not the cases of cases.csv; {AGAIN}")
-    curves = read_table(curve, integers=("seed", "epoch"), numbers=CURVES)
+    curves = read_table(curve, integers=("seed", "epoch"), numbers=("val_dice",), empty=("train_loss",))
     seeds = {card.seed for card in cards}
     for table, path in ((cases, folder / "cases.csv"), (curves, curve)):
         if set(table["seed"]) != seeds:
@@ -96,7 +100,9 @@ def read_arm(name: str, root: Path = Path()) -> ArmResults:
 def _costs(folder: Path) -> dict[str, Cost]:
     """By step. Raises UserError for a file that is missing or does not say enough."""
     costs: dict[str, Cost] = {step: Cost.read(folder / f"{step}.json") for step in STEPS}
-    if missing := [key for key in TRAINED if getattr(costs["train"], key) is None]:
+    train = costs["train"]
+    needed = TRAINED[:1] if train.parameters_trained == 0 else TRAINED
+    if missing := [key for key in needed if getattr(train, key) is None]:
         raise UserError(f"{folder.as_posix()}/train.json: no key '{missing[0]}'; {AGAIN}")
     return costs
 

@@ -16,11 +16,26 @@ from nightshift.console.errors import UserError
 from nightshift.console.progress import say
 from nightshift.data.samples import TrainingCases
 from nightshift.engine import checkpoints, distributed
-from nightshift.model.segmentation import SegmentationModel
+from nightshift.model.base import ArmModel
 from nightshift.training.step import add_gradients, learning_rate_factor, micro_batch_size, optimiser_of
 from nightshift.training.validation import THRESHOLDS, validate
 
 EPOCH_STRIDE = 10**6  # checkpoints are numbered epoch * EPOCH_STRIDE + batch: more than an epoch has batches
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training chose; the model holds the parameters of that epoch. `curves`: a row per epoch.
+
+    `seconds`: that it took; `before`: how many of them in processes that were stopped or killed.
+    """
+
+    epoch: int
+    threshold: float
+    val_dice: float
+    curves: list[dict[str, float]]
+    seconds: float
+    before: float
 
 
 @dataclass
@@ -44,9 +59,7 @@ class Progress:
 class TrainingState:
     """A model being trained with one seed, and its checkpoints in `folder`."""
 
-    def __init__(
-        self, model: SegmentationModel, settings: Train, seed: int, device: torch.device, folder: Path
-    ) -> None:
+    def __init__(self, model: ArmModel, settings: Train, seed: int, device: torch.device, folder: Path) -> None:
         self.model, self.settings, self.seed = model.to(device), settings, seed
         self.device, self.folder = device, folder
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -118,7 +131,8 @@ class TrainingState:
             UserError: naming the cases of the batch, when the loss is not finite.
         """
         for group in self.optimiser.param_groups:
-            group["lr"] = self.settings.learning_rate * learning_rate_factor(step, steps, self.settings.warmup)
+            rate = self.settings.learning_rate * group["factor"]
+            group["lr"] = rate * learning_rate_factor(step, steps, self.settings.warmup)
         self.optimiser.zero_grad()
         loss, share = 0.0, indices[distributed.rank() :: distributed.size()]
         if share:

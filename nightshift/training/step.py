@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from nightshift.config.sections import Train
-from nightshift.model.segmentation import SegmentationModel
+from nightshift.model.base import ArmModel
 
 
 def loss_of(logits: Tensor, target: Tensor) -> Tensor:
@@ -28,10 +28,17 @@ def learning_rate_factor(step: int, steps: int, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - first) / max(1, steps - first)))
 
 
-def optimiser_of(model: SegmentationModel, settings: Train) -> torch.optim.AdamW:
-    """AdamW for the parameters that require gradients."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    return torch.optim.AdamW(parameters, settings.learning_rate, weight_decay=settings.weight_decay)
+def optimiser_of(model: ArmModel, settings: Train) -> torch.optim.AdamW:
+    """AdamW for the parameters that require gradients; those with the same factor of the learning rate are a group."""
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            groups.setdefault(model.learning_rate_factor(name), []).append(p)
+    rate = settings.learning_rate
+    return torch.optim.AdamW(
+        [{"params": group, "lr": rate * factor, "factor": factor} for factor, group in groups.items()],
+        weight_decay=settings.weight_decay,
+    )
 
 
 def micro_batch_size(settings: Train) -> int:
@@ -40,7 +47,7 @@ def micro_batch_size(settings: Train) -> int:
 
 
 def add_gradients(
-    model: SegmentationModel,
+    model: ArmModel,
     batch: dict[str, Tensor],
     settings: Train,
     device: torch.device,
@@ -68,7 +75,7 @@ def add_gradients(
     return total
 
 
-def forward(model: SegmentationModel, batch: dict[str, Tensor], device: torch.device) -> Tensor:
+def forward(model: ArmModel, batch: dict[str, Tensor], device: torch.device) -> Tensor:
     """Logits (B, 1, R, R) of a batch as `TrainingCases` collates it."""
     tokens, angles, images = (batch[key].to(device) if key in batch else None for key in ("tokens", "angles", "images"))
     levels = [batch[key].to(device) for key in sorted(batch) if key.startswith("level.")]

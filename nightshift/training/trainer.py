@@ -15,7 +15,6 @@ from typing import Any
 import torch
 
 from nightshift.backbone.encoder import count_parameters
-from nightshift.backbone.pretrained import RECORD
 from nightshift.config.hardware import hardware
 from nightshift.config.params import ArmSettings
 from nightshift.config.sections import Train
@@ -24,7 +23,7 @@ from nightshift.console.progress import say, steps_bar
 from nightshift.core.hashing import hash_folder
 from nightshift.core.io import read_json, replacing, write_csv
 from nightshift.data.dataset import Cases
-from nightshift.data.locations import ENCODED, MODELS, PREPARED
+from nightshift.data.locations import ENCODED, MODELS, PREPARED, WEIGHTS
 from nightshift.data.samples import TrainingCases
 from nightshift.data.shards import Shards
 from nightshift.engine import checkpoints, distributed
@@ -33,28 +32,14 @@ from nightshift.engine.device import device as chosen_device
 from nightshift.engine.device import give_memory_back, seed_everything
 from nightshift.jobs import resources
 from nightshift.model import card
-from nightshift.model.kinds import kind_of
-from nightshift.model.segmentation import SegmentationModel
-from nightshift.training.state import TrainingState
+from nightshift.model.base import ArmModel
+from nightshift.model.kinds import kind_of, prefix_of
+from nightshift.training.choice import choose
+from nightshift.training.state import Trained, TrainingState
 from nightshift.training.step import micro_batch_size
 
 CURVES = ("seed", "epoch", "train_loss", "val_loss", "val_dice")
 SEED_STRIDE = 10**6  # generators are seeded with seed * SEED_STRIDE + epoch: more than there are epochs
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What training chose; the model holds the parameters of that epoch. `curves`: a row per epoch.
-
-    `seconds`: that it took; `before`: how many of them in processes that were stopped or killed.
-    """
-
-    epoch: int
-    threshold: float
-    val_dice: float
-    curves: list[dict[str, float]]
-    seconds: float
-    before: float
 
 
 @dataclass(frozen=True)
@@ -67,7 +52,7 @@ class Places:
 
 
 def train(
-    model: SegmentationModel,
+    model: ArmModel,
     train_cases: TrainingCases,
     val_cases: TrainingCases,
     settings: Train,
@@ -149,14 +134,15 @@ def train_arm(settings: ArmSettings) -> None:
 
     Raises UserError if a case has no angles, and as `train` does.
     """
-    name, kept = settings.name, kind_of(settings).prefix(settings).blocks > 0
+    name, prefix = settings.name, prefix_of(settings)
+    kept = prefix is not None and prefix.blocks > 0
     parts = {
         split: TrainingCases(Cases(PREPARED / split), Shards(ENCODED / name / split, "pt") if kept else None, settings)
         for split in ("train", "val")
     }
     shared = {
         "data_hash": hash_folder(*(PREPARED / split for split in parts)),
-        "weights": read_json(RECORD),
+        "weights": read_json(ENCODED / name / WEIGHTS),
         "cases": {split: len(part) for split, part in parts.items()},
         "settings": settings.model_dump(),
     }
@@ -167,11 +153,12 @@ def train_arm(settings: ArmSettings) -> None:
             model, trained = _train_seed(settings, parts, seed, places, curves)
             costs.append(trained)
             curves += trained.curves
-            seconds, epochs = mean(one.seconds for one in costs), settings.train.epochs
             places.record["parameters_trained"] = count_parameters(model)
             places.record["seconds_before"] = sum(one.before for one in costs)
-            places.record["seconds_per_epoch"] = round(seconds / epochs, 3)
-            places.record["cases_per_second"] = round(epochs * len(parts["train"]) / seconds, 3)
+            if trained.epoch:  # 0: nothing is trained
+                seconds, epochs = mean(one.seconds for one in costs), settings.train.epochs
+                places.record["seconds_per_epoch"] = round(seconds / epochs, 3)
+                places.record["cases_per_second"] = round(epochs * len(parts["train"]) / seconds, 3)
             if distributed.rank() == 0:
                 _save(model, trained, seed, shared, places.models / f"seed-{seed}", settings)
         if distributed.rank() == 0:
@@ -186,16 +173,18 @@ def _train_seed(
     seed: int,
     places: Places,
     curves: list[dict[str, float]],
-) -> tuple[SegmentationModel, Trained]:
+) -> tuple[ArmModel, Trained]:
     seed_everything(seed)
     model = kind_of(settings).build(settings)
     if distributed.rank():
         # dropout of its own; the weights are those of the first process
         torch.manual_seed(seed + SEED_STRIDE * distributed.rank())
-    folder = places.states / f"seed-{seed}"
+    device, folder = chosen_device(), places.states / f"seed-{seed}"
+    if model.candidates():
+        return model, choose(model.to(device).eval(), parts["val"], seed, device)
     try:
         trained = train(
-            model, parts["train"], parts["val"], settings.train, seed, chosen_device(), folder, settings.name, curves
+            model, parts["train"], parts["val"], settings.train, seed, device, folder, settings.name, curves
         )
     except Exception as error:
         if not is_out_of_memory(error):
@@ -205,7 +194,7 @@ def _train_seed(
 
 
 def _save(
-    model: SegmentationModel, trained: Trained, seed: int, shared: dict[str, Any], out: Path, settings: ArmSettings
+    model: ArmModel, trained: Trained, seed: int, shared: dict[str, Any], out: Path, settings: ArmSettings
 ) -> None:
     """The model and its card -> models/NAME/seed-N."""
     out.mkdir()
@@ -244,7 +233,7 @@ def _places(name: str, shared: dict[str, Any]) -> Iterator[Places]:
         checkpoints.finished(stage, identity, folder)
 
 
-def _out_of_memory(settings: ArmSettings, model: SegmentationModel) -> str:
+def _out_of_memory(settings: ArmSettings, model: ArmModel) -> str:
     """What happened, and the key of the arm that takes less memory."""
     micro, arm = micro_batch_size(settings.train), f"arms.{settings.name}"
     if micro > 1:
@@ -252,5 +241,5 @@ def _out_of_memory(settings: ArmSettings, model: SegmentationModel) -> str:
     elif hasattr(settings.arm, "activation_checkpointing") and not model.activation_checkpointing:
         advice = f"-S ++{arm}.activation_checkpointing=true"
     else:
-        advice = "lower encoder.resolution"
+        advice = "lower encoder.resolution" if settings.arm.has_encoder else f"lower {arm}.resolution"
     return f"out of memory with {micro} case(s) at a time; less: {advice}; `nightshift plan` says what fits"

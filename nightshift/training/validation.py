@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader, Subset
 from nightshift.data.letterbox import square_to_frame
 from nightshift.data.samples import TrainingCases
 from nightshift.engine import distributed
-from nightshift.model.segmentation import SegmentationModel
+from nightshift.model.base import ArmModel
 from nightshift.training.step import forward, loss_of
 
 THRESHOLDS = tuple(k / 20 for k in range(2, 19))  # 0.10 .. 0.90
@@ -25,9 +25,7 @@ def dice_at_thresholds(probability: np.ndarray, truth: np.ndarray) -> np.ndarray
     return np.where(total == 0, 1.0, 2 * both / np.maximum(total, 1))
 
 
-def validate(
-    model: SegmentationModel, cases: TrainingCases, batch_size: int, device: torch.device
-) -> tuple[float, np.ndarray]:
+def validate(model: ArmModel, cases: TrainingCases, batch_size: int, device: torch.device) -> tuple[float, np.ndarray]:
     """Mean loss, and mean Dice over cases at each of THRESHOLDS (17,), at each case's native resolution.
 
     Every process computes its share of the cases.

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from nightshift.config import params
+from nightshift.config import kinds, params
 from nightshift.config.kinds import Frozen, Lora
 from nightshift.config.params import Params
 from nightshift.config.presets import DataFile, Encoder, ImageFolder, Manifest, Section, Simulated
@@ -75,7 +75,7 @@ def test_every_key_is_needed(checkout, change, key):
         section = section[name]
     del section[last]
     (checkout / "params.yaml").write_text(yaml.safe_dump(values))
-    valid = "; valid: frozen, lora" if last == "kind" else ""
+    valid = f"; valid: {', '.join(kinds.KINDS)}" if last == "kind" else ""
     assert message(params.read) == f"params.yaml: key '{key}' is missing{valid}"
 
 

@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT
 
 from nightshift.config import kinds, params, resolved
-from nightshift.config.params import ArmSettings, DataSettings
+from nightshift.config.params import DataSettings
 from nightshift.console.errors import UserError
 from nightshift.core.io import read_json, write_text
 
@@ -134,11 +134,11 @@ def test_a_stage_reads_what_was_resolved(change):
     change({"arms.lora.epochs": 5, "arms.lora.rank": 4})
     settings = params.read()
     resolved.write_all(settings)
-    read = resolved.read("arms/lora/train", ArmSettings)
+    read = resolved.read_arm("lora")
     assert read == settings.arm("lora") and read.train.epochs == 5
     assert resolved.read("prepare", DataSettings) == settings.data
     change({"arms.lora.epochs": 6})
-    assert resolved.read("arms/lora/train", ArmSettings).train.epochs == 5
+    assert resolved.read_arm("lora").train.epochs == 5
 
 
 def test_a_file_of_other_code_is_one_line(checkout):

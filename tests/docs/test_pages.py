@@ -15,7 +15,7 @@ from helpers.docs import PAGES, Block
 from nightshift.commands.main import COMMANDS, parser_of
 from nightshift.config import params, resolved
 from nightshift.config.hardware import Hardware
-from nightshift.config.kinds import KINDS, ArmSection
+from nightshift.config.kinds import KINDS, TrainedSection
 from nightshift.config.params import read_as
 from nightshift.config.presets import DataFile
 from nightshift.probe.names import CAUSES
@@ -196,7 +196,7 @@ def test_the_table_of_kinds_has_every_setting_and_its_default():
         name: field
         for kind in KINDS.values()
         for name, field in kind.model_fields.items()
-        if name not in ArmSection.model_fields
+        if name not in TrainedSection.model_fields
     }
     assert {key for _, key, _ in rows} == set(fields)
     for _, key, default in rows:

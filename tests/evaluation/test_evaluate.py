@@ -22,6 +22,7 @@ from nightshift.evaluation.evaluate import ABLATIONS, COLUMNS, wrong_angles
 from nightshift.evaluation.measures import MEASURES, MILLIMETRES, all_measures
 from nightshift.evaluation.predictor import MAP_MAX, CachedPredictor, threshold_mask
 from nightshift.ingest.prepared import write_cases
+from nightshift.model.segmentation import Prepared
 
 VIEWS = [(-30.0, 20.0), (45.0, -20.0), (0.0, 30.0), (-5.0, -30.0), (90.0, 0.0), (-20.0, 25.0)]
 
@@ -168,13 +169,14 @@ def test_averaged_tokens_no_longer_say_where(small, cases):
     case, arm = cases(VIEWS[:1])[0], new_model(settings).eval()
     predictor = CachedPredictor(arm, case.frame)
     whole, averaged = (predictor.probability_map(case.angles, tokens).astype(int) for tokens in (True, False))
-    order = torch.randperm(predictor.features[0, 0].numel(), generator=torch.Generator().manual_seed(0))
-    predictor.features = predictor.features.flatten(2)[..., order].unflatten(2, predictor.features.shape[2:])
+    features = predictor.prepared.features
+    order = torch.randperm(features[0, 0].numel(), generator=torch.Generator().manual_seed(0))
+    features = features.flatten(2)[..., order].unflatten(2, features.shape[2:])
     with torch.no_grad():
-        predictor.levels = arm.levels(predictor.features)
+        predictor.prepared = Prepared(predictor.prepared.images, features, arm.levels(features))
     assert np.abs(predictor.probability_map(case.angles, False).astype(int) - averaged).max() <= 1  # of 65535
     assert np.abs(predictor.probability_map(case.angles).astype(int) - whole).max() > 100
-    predictor.features = predictor.features * 2  # but they still say what there is
+    predictor.prepared = predictor.prepared._replace(features=features * 2)  # but they still say what there is
     assert np.abs(predictor.probability_map(case.angles, False).astype(int) - averaged).max() > 100
 
 
