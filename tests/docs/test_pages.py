@@ -15,7 +15,7 @@ from helpers.docs import PAGES, Block
 from nightshift.commands.main import COMMANDS, parser_of
 from nightshift.config import params, resolved
 from nightshift.config.hardware import Hardware
-from nightshift.config.kinds import KINDS, TrainedSection
+from nightshift.config.kinds import KINDS, Overrides, TrainedSection
 from nightshift.config.params import read_as
 from nightshift.config.presets import DataFile
 from nightshift.probe.names import CAUSES
@@ -205,7 +205,7 @@ def test_the_table_of_kinds_has_every_setting_and_its_default():
         else:
             assert key == "targets" and default == "all four"
     train = re.search(r"\| any key of `train:` \|.*", docs.page_text("docs/arms.md"))[0]
-    assert set(re.findall(r"`(\w+)`", train)) == set(ArmSection.model_fields) - {"kind"}
+    assert set(re.findall(r"`(\w+)`", train)) == set(Overrides.model_fields)
 
 
 def test_the_table_of_causes_has_every_cause():
