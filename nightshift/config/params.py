@@ -6,9 +6,9 @@ A preset says what a thing *is* (presets.py), params.yaml what we *do* with it (
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import BaseModel, ValidationError, model_validator
+from pydantic import BaseModel, Discriminator, Tag, ValidationError, model_validator
 
 from nightshift.config.explain import explain
 from nightshift.config.kinds import AnyArm, WithoutEncoder
@@ -99,7 +99,16 @@ class PlainArmSettings(BaseArmSettings):
         return True
 
 
+def _which(values: object) -> str:
+    if isinstance(values, dict):
+        return "<plain>" if "resolution" in values else "<encoder>"
+    return "<plain>" if isinstance(values, PlainArmSettings) else "<encoder>"
+
+
 ArmSettings = EncoderArmSettings | PlainArmSettings
+AnyArmSettings = Annotated[  # as a field of a model
+    Annotated[EncoderArmSettings, Tag("<encoder>")] | Annotated[PlainArmSettings, Tag("<plain>")], Discriminator(_which)
+]
 
 
 class DataSettings(Section):

@@ -25,7 +25,8 @@ class Record(BaseModel):
             return cls.model_validate(read_json(path))
         except ValidationError as error:
             first = error.errors()[0]
-            key = ".".join(map(str, first["loc"])) or "the file"
+            names = [str(name) for name in first["loc"] if not str(name).startswith("<")]  # <>: a member of a union
+            key = ".".join(names) or "the file"
             raise UserError(f"{path}: {key}: {first['msg']}; `dvc repro` makes it anew") from None
         except ValueError as error:
             raise UserError(f"{path}: not JSON ({error}); `dvc repro` makes it anew") from None

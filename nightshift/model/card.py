@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import Field
 
 from nightshift.backbone.pretrained import file_of
-from nightshift.config.params import ArmSettings, PlainArmSettings
+from nightshift.config.params import AnyArmSettings, ArmSettings, PlainArmSettings
 from nightshift.console.errors import UserError
 from nightshift.console.progress import bar
 from nightshift.core.hashing import hash_files
@@ -29,7 +29,7 @@ class Card(Record):
     data_hash: str
     weights: dict[str, str | int]
     cases: dict[str, int]
-    settings: ArmSettings
+    settings: AnyArmSettings
 
 
 def read_card(folder: Path) -> Card:
