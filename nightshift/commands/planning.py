@@ -22,8 +22,8 @@ from nightshift.data.locations import SPLITS
 from nightshift.engine.device import autocast, give_memory_back
 from nightshift.feature_cache import bytes_per_case, cases_kept
 from nightshift.ingest.record import Problems, SourceCase
-from nightshift.ingest.sources import list_cases, source_cases
-from nightshift.ingest.splits import given_split, made_split, misplaced
+from nightshift.ingest.sources import list_cases
+from nightshift.ingest.splits import filled, given_split, made_split, misplaced, placed
 from nightshift.model.base import ArmModel
 from nightshift.model.kinds import kind_of, prefix_of
 from nightshift.model.segmentation import SegmentationModel
@@ -70,19 +70,23 @@ def counts(data: DataSettings) -> dict[str, int]:
     Cases that `prepare` leaves out because of their pixels are counted, and `group_similar`, which compares pixels, is
     not considered. Raises UserError as listing the source does.
     """
-    source = data.source
+    source, given, problems = data.source, data.source.split == "given", Problems()
     if isinstance(source, Simulated):
         splits = split_patients(Simulation(**source.model_dump(exclude={"kind", "split"})))
-        if source.split == "given":
+        if given:
             return {name: splits.count(name) * source.views for name in SPLITS}
         patients = [str(patient) for patient in range(source.patients) for _ in range(source.views)]
         cases = [SourceCase(str(i), patient, None, "", (), _never_read) for i, patient in enumerate(patients)]
     else:
-        cases = source_cases(source) if data.prepare.on_problem == "stop" else list_cases(source, Problems())
-    if source.split == "given" and data.prepare.on_problem == "skip":
+        cases = list_cases(source, problems)
+    if any(case.in_part for case in cases):
+        cases, given = placed(cases, data.prepare, problems), True
+    if data.prepare.on_problem == "stop":
+        problems.stop()
+    elif given:
         wrong = {case.case_id for case, _ in misplaced(cases)}
         cases = [case for case in cases if case.case_id not in wrong]
-    split = given_split(cases) if source.split == "given" else made_split(cases, data.prepare)
+    split = given_split(cases) if given else filled(made_split(cases, data.prepare))
     return {name: len(split[name]) for name in SPLITS}
 
 

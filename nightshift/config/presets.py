@@ -7,6 +7,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0)]
+Text = Annotated[str, Field(min_length=1)]
 
 
 class Section(BaseModel):
@@ -71,17 +72,27 @@ Window = Annotated[
 ]
 
 
+class BySplit(Section):
+    """A path, or the name of a column, for each split."""
+
+    train: Text
+    val: Text
+    test: Text
+
+
 class Manifest(Section):
     """A CSV with one row per case, in the user's own schema; paths in it are relative to it.
 
-    `mask`: its column of masks; `rewrite`: where folders are now, by how its paths begin.
+    `mask`: its column of masks, or one for each split; `rewrite`: where folders are now, by how its paths begin.
     """
 
     kind: Literal["manifest"]
     path: str
     split: Literal["given", "made"]
-    mask: Annotated[str, Field(min_length=1)] = "vessel_mask_actual_path"
-    rewrite: dict[Annotated[str, Field(min_length=1)], str] = {}
+    mask: Text | BySplit = Field(
+        default="vessel_mask_actual_path", description="a column, or {train: a column, val: a column, test: a column}"
+    )
+    rewrite: dict[Text, str] = {}
     window: Window = "own"
 
 
@@ -120,14 +131,6 @@ class Dicom(Section):
         if self.split == "given" and self.cases is None:
             raise ValueError("split: given needs cases, a CSV with a column split")
         return self
-
-
-class BySplit(Section):
-    """A path for each split."""
-
-    train: str
-    val: str
-    test: str
 
 
 class Coco(Section):

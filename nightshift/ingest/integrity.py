@@ -39,7 +39,8 @@ class Checked:
 def check(settings: DataSettings, progress: Progress) -> Checked:
     """Read every case of a source once and check it.
 
-    Leaks are looked for between the parts of the split that is given, or that is made of the cases without a problem.
+    Leaks are looked for between the parts of the split that is given, or that is made: of the cases without a problem,
+    or of all cases where the part decides which mask is read.
 
     Args:
         settings: the data preset, how it is split, and whether view angles are needed.
@@ -52,6 +53,9 @@ def check(settings: DataSettings, progress: Progress) -> Checked:
     cases = list_cases(source, lines)
     if not cases and not lines:
         raise UserError(f"{name}: no case in it")
+    given = source.split == "given"
+    if any(case.in_part for case in cases):
+        cases, given = splits.placed(cases, settings.prepare, lines), True
     rules = Rules(
         name_files=not isinstance(source, Dicom),
         allow_empty=isinstance(source, Coco) and source.unannotated == "empty",
@@ -62,17 +66,16 @@ def check(settings: DataSettings, progress: Progress) -> Checked:
     checks = check_cases(cases, rules, progress)
     problems += [Problem(case.where, case.case_id, text) for case in cases for text in checks[case.case_id].mistakes]
     problems += _spelled_differently(cases) + _same_mask(cases, checks)
-    given = source.split == "given"
     if given:
         problems += [Problem(case.where, case.case_id, why) for case, why in splits.misplaced(cases)]
     good = _without(cases, problems)
     links = leaks.links(cases, checks)
     split = {part: [case for case in good if case.split == part] for part in SPLITS}
     compared = {part: [case for case in cases if case.split == part] for part in SPLITS}  # also those with a bad mask
+    if not given:
+        groups = leaks.groups(links) if settings.prepare.group_similar else {}
+        compared = split = splits.made_split(good, settings.prepare, groups)
     try:
-        if not given:
-            groups = leaks.groups(links) if settings.prepare.group_similar else {}
-            compared = split = splits.made_split(good, settings.prepare, groups)
         splits.filled(compared)
     except UserError as error:
         problems.append(Problem(name, "", str(error)))

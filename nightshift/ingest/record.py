@@ -31,6 +31,8 @@ class SourceCase:
         where: the place in the source that a message names, as `set/manifest.csv, line 7`.
         spacing: millimetres per pixel (row, column), None where unknown.
         groups: further columns of the source by name, for grouping in the report.
+        in_part: gives the case as it is in a part of the split, where its mask depends on that and the split is still
+            to be made. Such a case cannot be read, and `files` has all its masks. Raises UserError: no mask there.
     """
 
     case_id: str
@@ -42,6 +44,7 @@ class SourceCase:
     where: str = ""
     spacing: tuple[float, float] | None = None
     groups: dict[str, str] = field(default_factory=dict)
+    in_part: Callable[[str], SourceCase] | None = None
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,12 @@ class Problems(list[str]):
             yield
         except UserError as error:
             self.append(" ".join(str(error).split()))
+
+    def stop(self) -> None:
+        """Raises UserError with the first problem and the number of problems, if there are any."""
+        if self:
+            more = f" ({len(self)} problems in all: nightshift check)" if len(self) > 1 else ""
+            raise UserError(self[0] + more)
 
 
 @contextmanager

@@ -54,16 +54,6 @@ def _read_source(data: Source, problems: Problems) -> list[SourceCase]:
     return manifest_cases(Manifest(kind="manifest", path=manifest.as_posix(), split="given"), Path(), problems)
 
 
-def source_cases(data: Source) -> list[SourceCase]:
-    """As `list_cases`. Raises UserError with the first problem and the number of problems."""
-    problems = Problems()
-    cases = list_cases(data, problems)
-    if problems:
-        more = f" ({len(problems)} problems in all: nightshift check)" if len(problems) > 1 else ""
-        raise UserError(problems[0] + more)
-    return cases
-
-
 def source_files(data: Source) -> list[Path]:
     """Every existing file that the source consists of, once, sorted. `prepare` reports those that are missing."""
     if isinstance(data, Simulated):

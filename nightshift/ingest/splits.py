@@ -11,7 +11,7 @@ from nightshift.config.sections import Prepare
 from nightshift.console.errors import UserError
 from nightshift.data.dataset import unit_of
 from nightshift.data.locations import SPLITS
-from nightshift.ingest.record import SourceCase
+from nightshift.ingest.record import Problems, SourceCase
 
 Split = dict[str, list[SourceCase]]
 Array = np.ndarray[tuple[int, ...], np.dtype[Any]]
@@ -55,8 +55,24 @@ def given_split(cases: list[SourceCase]) -> Split:
     return filled({name: [case for case in cases if case.split == name] for name in SPLITS})
 
 
+def placed(cases: list[SourceCase], prepare: Prepare, problems: Problems) -> list[SourceCase]:
+    """The cases with the mask that each has in its part of the split that is made of them: patients go to parts first.
+
+    Args:
+        cases: those of a source whose masks depend on the part (`SourceCase.in_part`).
+        prepare: as for `made_split`.
+        problems: gets a line for each case without such a mask, which is left out.
+    """
+    found = []
+    for part, members in made_split(cases, prepare).items():
+        for case in members:
+            with problems.collecting():
+                found.append(case.in_part(part) if case.in_part else case)
+    return found
+
+
 def made_split(cases: list[SourceCase], prepare: Prepare, groups: Mapping[str, str] | None = None) -> Split:
-    """A random split by patient, or by case where there are no patients, with at least one unit in each part.
+    """A random split by patient, or by case where there are no patients, with at least one unit in val and test.
 
     Of DRAWS random splits the one in which the quadrants of views are shared out most evenly: simpler than iterative
     stratification, and more even. It depends on the seed and the cases, not on their order. Numbers of units are
@@ -67,8 +83,8 @@ def made_split(cases: list[SourceCase], prepare: Prepare, groups: Mapping[str, s
         prepare: fractions of the units in val and test, and the seed.
         groups: name of a group by unit, for units that stay together; the others are on their own.
 
-    Raises:
-        UserError: val + test leave nothing to train on, or there are fewer than three units.
+    Returns:
+        A part is empty where val + test leave nothing to train on, or where there are fewer than three units.
     """
     groups = groups or {}
     unit_by_case = {case.case_id: groups.get(unit(case), unit(case)) for case in cases}
@@ -86,7 +102,7 @@ def made_split(cases: list[SourceCase], prepare: Prepare, groups: Mapping[str, s
     split: Split = {name: [] for name in SPLITS}
     for case in cases:
         split[part_of[unit_by_case[case.case_id]]].append(case)
-    return filled(split)
+    return split
 
 
 def _unevenness(views: Array, ends: list[int]) -> float:

@@ -15,7 +15,7 @@ from nightshift.core.records import SimilarFrames, Skipped
 from nightshift.core.tables import AGAIN, read_table
 from nightshift.reporting.load import STEPS, ArmResults
 from nightshift.reporting.records import ProbeVerdict
-from nightshift.reporting.text_limits import left_out, look_alike
+from nightshift.reporting.text_limits import left_out, look_alike, masks_apart
 
 PROBE = Path("reports/probe")
 
@@ -55,7 +55,7 @@ def about_run(chosen: Settings, arms: Mapping[str, ArmResults], notes: Sequence[
         what=f"Encoder {chosen.use.encoder}, data {chosen.use.data}.",
         commands=commands(arms),
         alerts=look_alike(SimilarFrames.read(Path("reports/similar.json"))),
-        notes=[*notes, *left_out(Skipped.read(Path("reports/skipped.json")))],
+        notes=[*notes, *masks_apart(chosen.source), *left_out(Skipped.read(Path("reports/skipped.json")))],
         probe=ProbeVerdict.read(PROBE / "verdict.json"),
         probe_cases=read_table(PROBE / "cases.csv", texts=("case", "outcome", "cause")),
         heatmap=_picture(PROBE / "heatmap.svg"),

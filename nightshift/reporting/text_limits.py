@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from nightshift.config.presets import AnyData, BySplit, Manifest
 from nightshift.core.records import SimilarFrames, Skipped
 from nightshift.reporting.load import ANGLES, STEPS, ArmResults
 from nightshift.reporting.significance import fewest_units, patients_of, units
@@ -93,6 +94,18 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
             continue
         flat |= _flat(value, f"{path}.") if isinstance(value, dict) else {path: value}
     return flat
+
+
+def masks_apart(source: AnyData) -> list[str]:
+    """A sentence on masks that come from different columns in the parts of the split; none where they do not."""
+    columns = source.mask.model_dump() if isinstance(source, Manifest) and isinstance(source.mask, BySplit) else {}
+    if len(set(columns.values())) < 2:
+        return []
+    each = in_words([f"{column} in {part}" for part, column in columns.items()])
+    return [
+        f"The masks are not of one column: {each}. Epoch and threshold were chosen by those in val, and Dice is "
+        "measured against those in test."
+    ]
 
 
 def left_out(skipped: Skipped) -> list[str]:

@@ -16,8 +16,8 @@ from nightshift.console.errors import UserError
 from nightshift.data.dataset import Cases
 from nightshift.ingest.manifest import COLUMNS
 from nightshift.ingest.prepared import write_cases
-from nightshift.ingest.record import SourceCase
-from nightshift.ingest.sources import Source, source_cases
+from nightshift.ingest.record import Problems, SourceCase
+from nightshift.ingest.sources import Source, list_cases
 
 MANIFEST = Manifest(kind="manifest", path="set/manifest.csv", split="given")
 FOLDER = ImageFolder(kind="folder", images="images", masks="masks", split="made")
@@ -28,6 +28,14 @@ def write_manifest(rows: list[dict[str, Any]], columns: Sequence[str] = COLUMNS)
         writer = csv.DictWriter(handle, columns, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
+
+
+def source_cases(source: Source) -> list[SourceCase]:
+    """All cases of a source. Raises UserError where there is a problem."""
+    problems = Problems()
+    cases = list_cases(source, problems)
+    problems.stop()
+    return cases
 
 
 def fails(match: str, source: Source = MANIFEST) -> None:

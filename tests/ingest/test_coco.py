@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.data import fails
+from helpers.data import fails, source_cases
 from PIL import Image
 from pycocotools import mask as runs
 
@@ -13,7 +13,7 @@ from nightshift.config import params
 from nightshift.config.presets import Coco, DataFile
 from nightshift.console.errors import UserError
 from nightshift.ingest.record import Problems
-from nightshift.ingest.sources import list_cases, source_cases, source_files
+from nightshift.ingest.sources import list_cases, source_files
 
 SOURCE = Coco(kind="coco", annotations="set.json", images="images", categories="all", split="made")
 LAD = SOURCE.model_copy(update={"categories": ["LAD"]})

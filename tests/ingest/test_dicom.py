@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.data import fails, run_stage
+from helpers.data import fails, run_stage, source_cases
 from helpers.dicoms import write_dicom
 from PIL import Image
 from pydicom.dataset import Dataset
@@ -19,7 +19,7 @@ from nightshift.config.presets import Dicom
 from nightshift.console.errors import UserError
 from nightshift.ingest import deidentify, dicom
 from nightshift.ingest.record import Problems
-from nightshift.ingest.sources import list_cases, source_cases, source_files
+from nightshift.ingest.sources import list_cases, source_files
 from stages import inventory, prepare
 
 SOURCE = Dicom(kind="dicom", images="xa", masks="xa", split="made")

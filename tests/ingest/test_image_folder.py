@@ -5,14 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.data import FOLDER, fails
+from helpers.data import FOLDER, fails, source_cases
 from PIL import Image
 
 from nightshift.config import params
 from nightshift.console.errors import UserError
 from nightshift.ingest.images import mask_picture, picture
 from nightshift.ingest.record import Problems
-from nightshift.ingest.sources import list_cases, source_cases, source_files
+from nightshift.ingest.sources import list_cases, source_files
 
 TABLE = FOLDER.model_copy(update={"cases": "cases.csv"})
 ROW = {"case_id": "a", "patient_id": "P1", "primary_angle": "RAO 30", "secondary_angle": "25"}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.data import MANIFEST, fails, source_case, write_manifest
+from helpers.data import MANIFEST, fails, source_case, source_cases, write_manifest
 from PIL import Image
 
 from nightshift.config import params
@@ -15,7 +15,7 @@ from nightshift.ingest.contours import draw_mask
 from nightshift.ingest.manifest import COLUMNS
 from nightshift.ingest.prepared import write_cases
 from nightshift.ingest.record import Problems
-from nightshift.ingest.sources import list_cases, source_cases, source_files
+from nightshift.ingest.sources import list_cases, source_files
 from nightshift.ingest.windowing import to_uint8
 
 HERE = Path("here.npy")

@@ -5,13 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.data import FOLDER, MANIFEST, fails, write_manifest
+from helpers.data import FOLDER, MANIFEST, fails, source_cases, write_manifest
 from PIL import Image
 
 from nightshift.config.presets import Simulated
 from nightshift.data.locations import SYNTHETIC
 from nightshift.ingest.manifest import COLUMNS
-from nightshift.ingest.sources import source_cases, source_files
+from nightshift.ingest.sources import source_files
+
+MADE = MANIFEST.model_copy(update={"split": "made"})
 
 
 def test_manifest(manifest):
@@ -51,6 +53,11 @@ def test_errors_of_a_manifest(manifest):
         fails(f"set/manifest.csv, line 2: {column} is empty")  # or, of the mask, and nothing to draw one from
     write_manifest(manifest, COLUMNS[1:-1])
     fails("column patient_id, split missing")
+    fails("column patient_id missing", MADE)
+    write_manifest(manifest, COLUMNS[:-1])
+    assert [case.split for case in source_cases(MADE)] == ["", ""]
+    write_manifest([row | {"split": "Train"} for row in manifest])
+    assert [case.split for case in source_cases(MADE)] == ["", ""]
     write_manifest([manifest[0], manifest[1] | {"case_id": "c0"}])
     fails("case 'c0' is there twice")
     for index in ("-1", "1.0", "x"):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.data import FOLDER, MANIFEST
+from helpers.data import FOLDER, MANIFEST, source_cases
 from helpers.dicoms import write_dicom
 from PIL import Image
 from pycocotools import mask as runs
@@ -13,7 +13,6 @@ from skimage.measure import find_contours
 
 from nightshift.config.presets import Coco, Dicom
 from nightshift.ingest import manifest
-from nightshift.ingest.sources import source_cases
 from nightshift.simulation import simulator
 from nightshift.simulation.simulator import Simulation, simulate_case, write_dataset
 

@@ -80,4 +80,4 @@ def test_made_split_without_patients_is_by_case_and_has_one_in_each():
         (raw, Prepare(val=0.5, test=0.5, seed=0, on_problem="stop", group_similar=False)),
     ):
         with pytest.raises(UserError, match="no case in"):
-            split_of(few, prepare)
+            splits.filled(splits.made_split(few, prepare))

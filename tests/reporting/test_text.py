@@ -7,14 +7,16 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from helpers.data import FOLDER
 
+from nightshift.config.presets import BySplit, Manifest
 from nightshift.config.sections import Compare
 from nightshift.core.records import SimilarCase, SimilarFrames, SimilarPair
 from nightshift.reporting.load import ArmResults
 from nightshift.reporting.numbers import interval, p_value
 from nightshift.reporting.summary import summarise
 from nightshift.reporting.text import answer, needed_patients, title
-from nightshift.reporting.text_limits import look_alike
+from nightshift.reporting.text_limits import look_alike, masks_apart
 from nightshift.reporting.text_tables import ablation_rows, group_rows
 
 LOSSES = [0.08, 0.1, 0.12, 0.09, 0.11, 0.1, 0.1, 0.1]  # of eight patients: 0.1 on average
@@ -198,6 +200,16 @@ def test_frames_that_look_alike_across_parts_are_said():
     assert "a (train) and b (test) with a correlation of 0.85" in said and "Dice may be too high" in said
     assert look_alike(similar.model_copy(update={"pairs_across": 1}))[0].startswith("1 pair of frames")
     assert look_alike(similar.model_copy(update={"pairs_across": 0})) == []
+
+
+def test_masks_of_different_columns_are_said():
+    def said(mask):
+        return masks_apart(Manifest(kind="manifest", path="m.csv", split="made", mask=mask))
+
+    columns = {"train": "pseudo", "val": "pseudo", "test": "actual"}
+    (sentence,) = said(BySplit(**columns))
+    assert sentence.startswith("The masks are not of one column: pseudo in train, pseudo in val and actual in test. ")
+    assert said(BySplit(**dict.fromkeys(columns, "actual"))) == said("actual") == masks_apart(FOLDER) == []
 
 
 def test_a_row_per_value_of_a_column_of_the_source():
