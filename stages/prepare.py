@@ -26,8 +26,8 @@ def main() -> None:
     skipped = [SkippedCase(**asdict(problem)) for problem in checked.problems]
     Skipped(total=checked.total, skipped=skipped).write(Path("reports/skipped.json"))
     checked.similar.write(Path("reports/similar.json"))
-    if warning := integrity.similar_warning(checked.similar):
-        print(warning)
+    for warning in checked.warnings:
+        print(f"warning: {warning}")
     counts = ", ".join(f"{len(members)} {name}" for name, members in split.items())
     left_out = checked.total - sum(map(len, split.values()))
     print(f"{counts} cases{f', {left_out} left out' if left_out else ''}: {PREPARED.as_posix()}")

@@ -43,9 +43,10 @@ def main(arguments: argparse.Namespace) -> None:
     if checked.similar.most_alike:
         contact_sheet.write_pairs(pairs, checked.similar.most_alike, checked.readable)
         say(f"{integrity.similar_text(checked.similar)}\nlook at them: {pairs.as_posix()}")
+    for warning in checked.warnings:
+        say(f"warning: {warning}")
     split = integrity.usable(checked, settings.prepare.on_problem)
     counts = ", ".join(f"{len(members)} {name}" for name, members in split.items())
     left_out = checked.total - sum(map(len, split.values()))
-    warning = integrity.similar_warning(checked.similar)
-    result = f"{left_out} would be left out" if left_out else "" if warning else "nothing is wrong"
-    print(f"{settings.name}: {counts} cases; {'; '.join(filter(None, (result, warning)))}")
+    result = "nothing is wrong" if not checked.warnings else "see the warning above"
+    print(f"{settings.name}: {counts} cases; {f'{left_out} would be left out' if left_out else result}")

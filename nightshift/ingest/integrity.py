@@ -10,6 +10,7 @@ from nightshift.console.progress import say
 from nightshift.core.records import SimilarFrames
 from nightshift.data.locations import SPLITS
 from nightshift.ingest import leaks, splits
+from nightshift.ingest.angle_sign import sign_warning
 from nightshift.ingest.case_check import CaseCheck, Progress, Rules, check_cases
 from nightshift.ingest.record import Problem, Problems, SourceCase
 from nightshift.ingest.sources import list_cases
@@ -26,6 +27,7 @@ class Checked:
         split: the cases without a problem.
         readable: the cases whose frame and mask can be read, with and without problems.
         similar: how alike frames in different parts of the split are, where patient ids are missing.
+        warnings: a line each on what is probably wrong, but no problem of single cases.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Checked:
     split: splits.Split
     readable: list[SourceCase]
     similar: SimilarFrames
+    warnings: list[str]
 
 
 def check(settings: DataSettings, progress: Progress) -> Checked:
@@ -81,13 +84,15 @@ def check(settings: DataSettings, progress: Progress) -> Checked:
         problems.append(Problem(name, "", str(error)))
     problems += leaks.same_frames(compared, checks, rules.name_files)
     split = {part: _without(members, problems) for part, members in split.items()}
+    similar = leaks.across(links, split, rules.name_files)
     return Checked(
         name=name,
         total=len(cases) + len(lines),
         problems=sorted(problems, key=_place),
         split=split,
         readable=[case for case in cases if checks[case.case_id].frame],
-        similar=leaks.across(links, split, rules.name_files),
+        similar=similar,
+        warnings=[warning for warning in (_similar_warning(similar), sign_warning(cases)) if warning],
     )
 
 
@@ -130,7 +135,7 @@ def similar_text(similar: SimilarFrames) -> str:
     return "\n".join([head, *lines])
 
 
-def similar_warning(similar: SimilarFrames) -> str:
+def _similar_warning(similar: SimilarFrames) -> str:
     """One line for frames that are probably of one patient and in different parts; empty where there are none."""
     if not similar.pairs_across:
         return ""

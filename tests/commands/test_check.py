@@ -108,6 +108,21 @@ def test_with_patients_nothing_is_compared(checkout, change, cines, capsys):
     )
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_sign_of_the_primary_angle_that_the_data_contradict_is_a_warning(checkout, change, cines, capsys, sign):
+    change({"cases": "cases.csv"}, "conf/data/angiograms.yaml")
+    rows = [f"{n},p{n},{sign * (-30 if n == 0 else 45)},0,{'RCA' if n < 8 else 'LAD'}\n" for n in range(10)]
+    Path("cases.csv").write_text("case_id,patient_id,primary_angle,secondary_angle,vessel\n" + "".join(rows))
+    for stage in (run_check, lambda: run_stage(prepare)):
+        stage()
+        out = capsys.readouterr().out
+        warned = "warning: 7 of 8 views of the right coronary artery (by the column vessel) have a negative primary"
+        assert (warned in out) == (sign < 0)
+        assert "train, " in out  # it stops nothing
+    run_check()
+    assert ("see the warning above" if sign < 0 else "nothing is wrong") in capsys.readouterr().out
+
+
 @pytest.mark.skipif(not REAL.is_dir(), reason="the 40 real angiograms are not here")
 @pytest.mark.parametrize("grouped", [False, True])
 def test_the_real_angiograms(checkout, change, capsys, grouped):
