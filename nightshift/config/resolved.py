@@ -25,7 +25,7 @@ from nightshift.core.io import read_json, remove, write_text
 FOLDER = Path("reports/settings")
 DATA = ("numpy", "pillow", "scikit-image", "scipy", "pydicom", "pycocotools")
 ENCODER = ("torch", "sam3")
-MEASURES = ("scikit-image", "monai")
+MEASURES = ("scikit-image", "scipy", "monai")
 ALL = ("torch", "sam3", "peft", "numpy", "scipy", "scikit-image", "monai", "safetensors", "pillow", "matplotlib",
        "pandas", "pydicom", "pycocotools")  # fmt: skip
 Model = TypeVar("Model", bound=BaseModel)

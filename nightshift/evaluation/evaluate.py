@@ -16,12 +16,14 @@ from nightshift.carm import FAR, Angles, apart
 from nightshift.config.params import ArmSettings, EncoderArmSettings
 from nightshift.console.progress import bar
 from nightshift.core.io import replacing, write_csv, write_json
+from nightshift.core.tables import write_table
 from nightshift.data.dataset import SPACING, Case, Cases, free_name
 from nightshift.data.locations import MODELS, PREPARED
 from nightshift.data.samples import angles_of
 from nightshift.engine import checkpoints
 from nightshift.engine.device import device, seed_everything
-from nightshift.evaluation.measures import MEASURES, MILLIMETRES, all_measures, millimetres
+from nightshift.evaluation.calibration import calibration, reliability
+from nightshift.evaluation.measures import CALIBRATION, MEASURES, MILLIMETRES, all_measures, dice, millimetres
 from nightshift.evaluation.predictor import CachedPredictor, threshold_mask
 from nightshift.jobs import resources
 from nightshift.model.base import ArmModel
@@ -29,7 +31,7 @@ from nightshift.model.card import Card, read_card
 from nightshift.model.kinds import kind_of
 
 WHO = ("seed", "case_id", "patient_id", "primary_angle", "secondary_angle")
-COLUMNS = (*WHO, *MEASURES)
+COLUMNS = (*WHO, *MEASURES, *CALIBRATION)
 ABLATIONS = ("seed", "case_id", "patient_id", "ablation", "dice")
 Cells = dict[str, str | float | int]  # of one row, by column
 
@@ -58,15 +60,17 @@ def evaluate_model(
         _save_mask(mask, pictures / f"prediction-{card.seed}-{i:05d}.png")
         values = (card.seed, case.case_id, case.patient_id, *(case.angles or ("", "")))
         who = dict(zip(WHO, values, strict=True))
-        measured = all_measures(mask, case.mask)
-        if spaced and case.spacing is not None:
-            measured |= millimetres(mask, case.mask, case.spacing)
+        spacing = case.spacing if spaced else None
+        measured = all_measures(mask, case.mask, spacing) | calibration(probability, case.mask)
+        if spacing is not None:
+            measured |= millimetres(mask, case.mask, spacing)
         groups = {free_name(name, COLUMNS + MILLIMETRES): value for name, value in case.groups.items()}
         rows.append(who | measured | groups)
         for ablation, (view, tokens) in _ablations(cases, i, case, angles, card.settings).items():
             found = threshold_mask(predictor.probability_map(view, tokens), card.threshold)
-            dice = all_measures(found, case.mask)["dice"]
-            ablated.append({key: who[key] for key in ABLATIONS[:3]} | {"ablation": ablation, "dice": dice})
+            ablated.append(
+                {key: who[key] for key in ABLATIONS[:3]} | {"ablation": ablation, "dice": dice(found, case.mask)}
+            )
     return rows, ablated
 
 
@@ -112,10 +116,14 @@ def _save_mask(mask: np.ndarray, path: Path) -> None:
 
 
 def means(cases: pd.DataFrame) -> dict[str, float | int]:
-    """Means over cases and seeds, and how many cases and patients (a case without a patient id counts as one)."""
+    """Means over cases and seeds, and how many cases and patients (a case without a patient id counts as one).
+
+    A case where a measure is NaN is left out of its mean; a measure that no case has is left out.
+    """
     once = cases.drop_duplicates("case_id")
     patients = once["patient_id"].where(once["patient_id"] != "", "case " + once["case_id"])
-    found: dict[str, float | int] = {name: round(float(cases[name].mean()), 6) for name in MEASURES}
+    known = [name for name in (*MEASURES, *CALIBRATION) if cases[name].notna().any()]
+    found: dict[str, float | int] = {name: round(float(cases[name].mean()), 6) for name in known}
     return found | {"cases": len(once), "patients": int(patients.nunique())}
 
 
@@ -140,8 +148,10 @@ def evaluate_arm(name: str) -> None:
             found, more = evaluate_model(model, cases, card, pictures, progress)
             rows += found
             ablated += more
+        pooled = reliability(pictures)
         record |= {"cases": len(cases), "cases_per_second": round(len(rows) / (time.perf_counter() - start), 3)}
     write_csv(out / "cases.csv", tuple(rows[0]), rows)
     write_csv(out / "ablations.csv", ABLATIONS, ablated)
+    write_table(out / "reliability.csv", pooled)
     write_json(out / "metrics.json", means(pd.DataFrame(rows)))
     print(f"{name} arm on {len(cases)} test cases: {out.as_posix()}")

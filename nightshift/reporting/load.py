@@ -9,12 +9,13 @@ import pandas as pd
 from nightshift.console.errors import UserError
 from nightshift.core.records import ArmVerdict, Cost
 from nightshift.core.tables import AGAIN, read_table
-from nightshift.evaluation.measures import MEASURES, MILLIMETRES
+from nightshift.evaluation.measures import CALIBRATION, CALIBRES, MEASURES, MILLIMETRES
 from nightshift.model.card import Card
 
 STEPS = ("encode", "train", "evaluate")  # stages of an arm that record what they cost
 ANGLES = ("primary_angle", "secondary_angle")
 WHO = ("case_id", "patient_id", *ANGLES)
+NUMBERS = (*(name for name in MEASURES if name not in CALIBRES), *CALIBRATION)  # that every case has
 CURVES = ("train_loss", "val_dice")
 TRAINED = ("parameters_trained", "seconds_per_epoch", "cases_per_second")  # what a training's cost must have
 
@@ -24,14 +25,16 @@ class ArmResults:
     """What is known of one arm. Only a run of the pipeline has more than cases and pictures.
 
     `cases`: a row per test case and seed, as reports/evaluation/ARM/cases.csv, angles in degrees or NaN. `pictures`:
-    folder of frames, truths and predictions. `seed`: whose predictions are shown. `ablations`, `curves`: as their
-    files. `cards`: of the trained models, by seed. `costs`: by step. `probe`: the probe's verdict on this arm.
+    folder of frames, truths and predictions. `seed`: whose predictions are shown. `ablations`, `reliability`,
+    `curves`: as their files. `cards`: of the trained models, by seed. `costs`: by step. `probe`: the probe's verdict
+    on this arm.
     """
 
     cases: pd.DataFrame
     pictures: Path
     seed: int = 0
     ablations: pd.DataFrame = field(default_factory=pd.DataFrame)
+    reliability: pd.DataFrame = field(default_factory=pd.DataFrame)
     curves: pd.DataFrame = field(default_factory=pd.DataFrame)
     cards: list[Card] = field(default_factory=list)
     costs: dict[str, Cost] = field(default_factory=dict)
@@ -69,7 +72,12 @@ def read_arm(name: str, root: Path = Path()) -> ArmResults:
         raise UserError(f"models/{name}: no seed-N/card.json in it yet; `dvc repro` makes it")
     cards.sort(key=lambda card: card.seed)
     cases = read_table(
-        folder / "cases.csv", integers=("seed",), numbers=MEASURES, texts=WHO[:2], empty=ANGLES, optional=MILLIMETRES
+        folder / "cases.csv",
+        integers=("seed",),
+        numbers=NUMBERS,
+        texts=WHO[:2],
+        empty=(*ANGLES, *CALIBRES),
+        optional=MILLIMETRES,
     )
     ablations = read_table(
         folder / "ablations.csv",
@@ -90,6 +98,9 @@ def read_arm(name: str, root: Path = Path()) -> ArmResults:
         pictures=folder / "pictures",
         seed=cards[0].seed,
         ablations=ablations,
+        reliability=read_table(
+            folder / "reliability.csv", integers=("pixels",), numbers=("low", "high"), empty=("probability", "vessel")
+        ),
         curves=curves,
         cards=cards,
         costs=_costs(root / "reports/cost" / name),
@@ -109,5 +120,5 @@ def _costs(folder: Path) -> dict[str, Cost]:
 
 def group_names(cases: pd.DataFrame) -> list[str]:
     """The columns of a table of cases that come from the user's own data set, to group the report by."""
-    ours = {"fold", "seed", *WHO, *MEASURES, *MILLIMETRES}
+    ours = {"fold", "seed", *WHO, *MEASURES, *CALIBRATION, *MILLIMETRES}
     return [name for name in cases.columns if name not in ours]

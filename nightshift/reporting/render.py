@@ -79,7 +79,7 @@ def contents(
         "difference_heads": text_tables.difference_heads(names),
         "ratio_heads": text_tables.ratio_heads(names),
         "measures": text_tables.measure_rows(comparison),
-        "tested": len(text_tables.NAMES),
+        "tested": len(comparison.tested),
         "unbounded": any(one["dice"].interval is None for one in comparison.against.values()),
         "against": text_tables.against_rows(comparison) if len(arms) > 2 else [],
         "all_arms": figures.svg_uri(all_arms(comparison)) if len(arms) > 2 else "",

@@ -101,7 +101,8 @@ class Difference:
 def compare(reference: pd.DataFrame, other: pd.DataFrame, measure: str, level: float = 0.05) -> Difference:
     """One measure of two arms that have the same cases (`check_same_cases`), paired by patient.
 
-    Means are over units too, so that the difference of the means is the mean difference.
+    Means are over units too, so that the difference of the means is the mean difference. A unit where the measure is
+    NaN, as for vessels of a calibre that it does not show, is left out.
 
     Args:
         reference: rows as in evaluation's cases.csv.
@@ -109,7 +110,8 @@ def compare(reference: pd.DataFrame, other: pd.DataFrame, measure: str, level: f
         measure: a column of both.
         level: of significance.
     """
-    a, b = per_unit(reference, measure).to_numpy(), per_unit(other, measure).to_numpy()
+    both = pd.concat([per_unit(reference, measure), per_unit(other, measure)], axis=1).dropna()
+    a, b = both.to_numpy().T
     test = sign_flip_test(b - a, level)
     usual = test if level == 0.05 else sign_flip_test(b - a)
     return Difference(

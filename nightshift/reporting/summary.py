@@ -1,13 +1,13 @@
 """The numbers of a comparison: every measure of every arm against the reference, and what follows from Dice."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from nightshift.config.sections import Compare
-from nightshift.evaluation.measures import MEASURES, MILLIMETRES
+from nightshift.evaluation.measures import CALIBRATION, MEASURES, MILLIMETRES
 from nightshift.reporting.load import ArmResults
 from nightshift.reporting.records import Against, ArmDice, Metrics
 from nightshift.reporting.significance import (
@@ -34,11 +34,12 @@ class Comparison:
     """All numbers of the report.
 
     `means`: by arm and measure, over patients. `against`: by arm (but the reference) and measure. Measures are
-    MEASURES, and MILLIMETRES where all arms know them. `best`: the arm with the highest Dice; `not_told`: the arms
-    that are not told from it at `metrics.level`.
+    MEASURES, CALIBRATION and MILLIMETRES, as far as all arms know them in some case; `known`: in how many cases.
+    `best`: the arm with the highest Dice; `not_told`: the arms that are not told from it at `metrics.level`.
     """
 
     metrics: Metrics
+    known: dict[str, int]
     means: dict[str, dict[str, float]]
     against: dict[str, dict[str, Difference]]
     best: str
@@ -47,7 +48,12 @@ class Comparison:
     @property
     def measures(self) -> list[str]:
         """Names of the measures, those in millimetres last."""
-        return list(self.means[self.metrics.reference])
+        return list(self.known)
+
+    @property
+    def tested(self) -> list[str]:
+        """The measures but those in millimetres, which are measures once more: p is corrected for their number."""
+        return [name for name in self.known if name not in MILLIMETRES]
 
     @property
     def others(self) -> list[str]:
@@ -67,8 +73,9 @@ def summarise(arms: Mapping[str, ArmResults], chosen: Compare) -> Comparison:
     reference, *others = arms
     level, cases = chosen.level, {name: arm.cases for name, arm in arms.items()}
     check_same_cases(cases)
-    measures = [*MEASURES, *(name for name in MILLIMETRES if all(name in rows for rows in cases.values()))]
-    against = {name: {m: compare(cases[reference], cases[name], m, level) for m in measures} for name in others}
+    known = {m: _known(m, cases.values()) for m in (*MEASURES, *CALIBRATION, *MILLIMETRES)}
+    known = {measure: count for measure, count in known.items() if count}
+    against = {name: {m: compare(cases[reference], cases[name], m, level) for m in known} for name in others}
     corrected = holm({name: of_arm["dice"].p for name, of_arm in against.items()})
     dice = {name: per_unit(rows, "dice") for name, rows in cases.items()}
     best, not_told = ranked(dice, level)
@@ -95,8 +102,13 @@ def summarise(arms: Mapping[str, ArmResults], chosen: Compare) -> Comparison:
         folds=FOLDS,
         seeds=min(rows["seed"].nunique() for rows in cases.values()),
     )
-    means = {name: {m: round6(per_unit(rows, m).mean()) for m in measures} for name, rows in cases.items()}
-    return Comparison(metrics, means, _corrected(against), best, not_told)
+    means = {name: {m: round6(per_unit(rows, m).mean()) for m in known} for name, rows in cases.items()}
+    return Comparison(metrics, known, means, _corrected(against), best, not_told)
+
+
+def _known(measure: str, arms: Iterable[pd.DataFrame]) -> int:
+    """In how many cases all arms know a measure: not where no probabilities are, nor vessels of a calibre."""
+    return min(rows["case_id"][rows[measure].notna()].nunique() if measure in rows else 0 for rows in arms)
 
 
 def ranked(dice: Mapping[str, "pd.Series[float]"], level: float) -> tuple[str, list[str]]:
@@ -144,7 +156,7 @@ def _needed(dice: Mapping[str, "pd.Series[float]"], best: str, not_told: list[st
 
 def _corrected(against: dict[str, dict[str, Difference]]) -> dict[str, dict[str, Difference]]:
     """With `p_holm` for there being several measures and arms; none in millimetres, which are measures once more."""
-    p = {(name, m): of_arm[m].p for name, of_arm in against.items() for m in MEASURES}
+    p = {(name, m): one.p for name, of_arm in against.items() for m, one in of_arm.items() if m not in MILLIMETRES}
     corrected = holm(p)
     return {
         name: {

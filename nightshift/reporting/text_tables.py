@@ -6,17 +6,16 @@ from dataclasses import dataclass
 import pandas as pd
 
 from nightshift.carm import FAR, QUADRANTS, quadrant
-from nightshift.evaluation.measures import DISTANCES, MEASURES
 from nightshift.reporting.load import ANGLES, ArmResults, group_names
 from nightshift.reporting.numbers import duration, gibibytes, interval, p_cell, p_value, ratio
 from nightshift.reporting.records import Interval
 from nightshift.reporting.significance import AblationEffect, Difference, ablation_effect, per_unit
 from nightshift.reporting.styles import inside, label
 from nightshift.reporting.summary import Comparison
+from nightshift.reporting.text_measures import measure_name
 
 Texts = tuple[str, ...]
 
-NAMES = dict(zip(MEASURES, ("Dice", "IoU", "clDice", "HD95", "Precision", "Recall", "Surface distance"), strict=True))
 VALUES = 12  # most values of a group's column; one with more, such as remarks, makes no groups
 ABLATIONS = {
     "wrong_angles": f"the angles of another case, at least {FAR:.0f}\u00b0 away",
@@ -38,17 +37,12 @@ def measure_rows(comparison: Comparison) -> list[MeasureRow]:
     """Every measure; the differences in the order of the arms."""
     return [
         MeasureRow(
-            _measure_name(measure),
+            measure_name(measure, comparison),
             [f"{means[measure]:.3f}" for means in comparison.means.values()],
             [_difference(measures[measure]) for measures in comparison.against.values()],
         )
         for measure in comparison.measures
     ]
-
-
-def _measure_name(measure: str) -> str:
-    name, in_mm, _ = measure.partition("_mm")
-    return NAMES[name] + (f", {'mm' if in_mm else 'px'} (lower is better)" if name in DISTANCES else "")
 
 
 def _difference(one: Difference) -> Texts:

@@ -18,8 +18,9 @@ from nightshift.data.dataset import Cases
 from nightshift.data.letterbox import frame_to_square, square_to_frame
 from nightshift.data.samples import angles_of
 from nightshift.evaluation import evaluate
+from nightshift.evaluation.calibration import calibration
 from nightshift.evaluation.evaluate import ABLATIONS, COLUMNS, wrong_angles
-from nightshift.evaluation.measures import MEASURES, MILLIMETRES, all_measures
+from nightshift.evaluation.measures import CALIBRATION, MEASURES, MILLIMETRES, all_measures
 from nightshift.evaluation.predictor import MAP_MAX, CachedPredictor, threshold_mask
 from nightshift.ingest.prepared import write_cases
 from nightshift.model.segmentation import Prepared
@@ -73,7 +74,8 @@ def test_rows_are_of_masks_that_the_kept_maps_give_at_the_threshold(small, cases
         assert (kept.dtype, kept.shape) == (np.uint16, case.frame.shape)
         np.testing.assert_array_equal(mask, 255 * (kept / 65535 > card.threshold))
         assert 0.05 < (mask > 0).mean() < 0.95
-        assert {name: row[name] for name in MEASURES} == all_measures(mask > 0, case.mask)
+        expected = all_measures(mask > 0, case.mask) | calibration(kept, case.mask)
+        assert {name: row[name] for name in expected} == pytest.approx(expected, nan_ok=True, abs=0)
         with torch.no_grad():
             logits = arm(None, torch.tensor([case.angles]), frame_to_square(case.frame, settings.resolution)[None])
         exact = square_to_frame(logits.sigmoid()[0, 0], *case.frame.shape).numpy()
@@ -183,7 +185,12 @@ def test_averaged_tokens_no_longer_say_where(small, cases):
 def test_means_are_over_cases_and_seeds():
     values = ((0, "a", "P", 0.1), (0, "b", "P", 0.2), (0, "c", "", 0.3), (1, "a", "P", 0.6))
     rows = [
-        dict.fromkeys(MEASURES, value) | {"seed": seed, "case_id": case, "patient_id": patient}
+        dict.fromkeys((*MEASURES, *CALIBRATION), value) | {"seed": seed, "case_id": case, "patient_id": patient}
         for seed, case, patient, value in values
     ]
-    assert evaluate.means(pd.DataFrame(rows)) == dict.fromkeys(MEASURES, 0.3) | {"cases": 3, "patients": 2}
+    for row in rows:
+        row["recall_thick"] = float("nan")  # no case shows such a vessel, and of thin ones two do
+        row["recall_thin"] = row["recall_thin"] if row["dice"] in (0.1, 0.3) else float("nan")
+    found = evaluate.means(pd.DataFrame(rows))
+    known = [name for name in (*MEASURES, *CALIBRATION) if name != "recall_thick"]
+    assert found == dict.fromkeys(known, 0.3) | {"recall_thin": 0.2, "cases": 3, "patients": 2}

@@ -10,14 +10,16 @@ from monai.metrics import (
     compute_iou,
 )
 from scipy.ndimage import binary_erosion
+from scipy.ndimage import label as scipy_label
 from scipy.spatial.distance import cdist
 from skimage.filters import gaussian
 from skimage.morphology import skeletonize
 
 from nightshift.evaluation import measures
+from nightshift.evaluation.measures import CALIBRES, OVERLAPS
 from nightshift.training import validation
 
-OVERLAPS = ("dice", "iou", "cldice", "precision", "recall")
+EIGHT = np.ones((3, 3))
 
 
 def random_masks(count=20):
@@ -36,6 +38,8 @@ def test_metrics_are_those_of_monai_and_scikit_image(mask, truth):
     found = measures.all_measures(mask, truth.astype(np.uint8))
     pair = [torch.from_numpy(m)[None, None].float() for m in (mask, truth)]
     assert found["dice"] == pytest.approx(compute_dice(*pair, ignore_empty=False).item(), abs=1e-6)
+    assert found["dice"] == measures.dice(mask, truth.astype(np.uint8))
+    assert found["betti0_error"] == abs(scipy_label(mask, EIGHT)[1] - scipy_label(truth, EIGHT)[1])
     assert found["iou"] == pytest.approx(compute_iou(*pair, ignore_empty=False).item(), abs=1e-6)
     hd95 = compute_hausdorff_distance(*pair, include_background=True, percentile=95).item()
     asd = compute_average_surface_distance(*pair, include_background=True, symmetric=True).item()
@@ -60,13 +64,57 @@ def test_metrics_of_empty_masks():
     empty, full = np.zeros((30, 40), bool), np.ones((30, 40), bool)
     one = empty.copy()
     one[12, 30] = True
-    assert measures.all_measures(empty, empty) == dict.fromkeys(OVERLAPS, 1.0) | {"hd95": 0.0, "asd": 0.0}
-    for pair in ((empty, full), (full, empty), (one, empty), (empty, one)):
-        assert measures.all_measures(*pair) == dict.fromkeys(OVERLAPS, 0.0) | {"hd95": 50.0, "asd": 50.0}
-    assert measures.all_measures(full, full) == dict.fromkeys(OVERLAPS, 1.0) | {"hd95": 0.0, "asd": 0.0}
-    apart = measures.all_measures(one, np.roll(one, (4, -3), (0, 1)))
-    assert apart == dict.fromkeys(OVERLAPS, 0.0) | {"hd95": 5.0, "asd": 5.0}
-    assert list(apart) == list(measures.MEASURES)
+    none = dict.fromkeys(CALIBRES, np.nan)
+    thin, thick = none | {"recall_thin": 0.0}, none | {"recall_thick": 0.0}
+
+    def same(mask, truth, overlap, distance, calibres, pieces):
+        expected = dict.fromkeys(OVERLAPS, overlap) | {"hd95": distance, "asd": distance, "betti0_error": pieces}
+        found = measures.all_measures(mask, truth)
+        assert list(found) == list(measures.MEASURES)
+        assert found == pytest.approx(expected | calibres, nan_ok=True)
+
+    same(empty, empty, 1, 0, none, 0)
+    same(empty, one, 0, 50, thin, 1)
+    same(one, empty, 0, 50, none, 1)
+    same(full, empty, 0, 50, none, 1)
+    same(empty, np.pad(full, 1)[:30, :40], 0, 50, thick, 1)
+    same(one, one, 1, 0, none | {"recall_thin": 1.0}, 0)
+    same(np.roll(one, (4, -3), (0, 1)), one, 0, 5, thin, 0)
+
+
+def lines(*widths):
+    """Vertical lines of these widths, 60 rows long, 20 columns apart."""
+    mask = np.zeros((80, 20 * len(widths) + 20), bool)
+    for i, width in enumerate(widths):
+        mask[10:70, 20 * (i + 1) - width // 2 : 20 * (i + 1) + (width + 1) // 2] = True
+    return mask
+
+
+def test_recall_by_calibre_is_of_vessels_of_that_diameter():
+    """In pixels a vessel of 3 is thin, of 7 medium, of 11 thick; of each another part is found."""
+    truth = lines(3, 7, 11)
+    found = truth.copy()
+    found[10:55, 15:25] = found[10:40, 35:45] = False
+    of = measures.all_measures(found, truth)
+    assert of["recall_thin"] == pytest.approx(1 / 4, abs=0.03)
+    assert of["recall_medium"] == pytest.approx(1 / 2, abs=0.03)
+    assert of["recall_thick"] == 1
+    assert np.isnan(measures.all_measures(found, lines(3, 7, 0))["recall_thick"])
+    for spacing in ((0.3, 0.3), (0.2, 0.2)):  # 11 pixels are thick at 0.3 mm, and medium at 0.2 mm
+        in_mm = measures.all_measures(lines(11), lines(11), spacing)
+        assert np.isnan(in_mm["recall_medium" if spacing[0] == 0.3 else "recall_thick"])
+    uneven = measures.all_measures(lines(7), lines(7), (0.3, 0.1))  # columns of 0.1 mm: 0.7 mm wide
+    assert uneven["recall_thin"] == 1 and np.isnan(uneven["recall_medium"])
+
+
+def test_betti0_error_counts_pieces_of_eight_neighbours():
+    truth = lines(5, 5)
+    cut = truth.copy()
+    cut[30:32, :30] = False
+    touching = np.eye(20, dtype=bool)
+    assert measures.betti0_error(cut, truth) == 1 and measures.betti0_error(truth, truth) == 0
+    assert measures.betti0_error(truth & (np.indices(truth.shape)[1] < 30), truth) == 1
+    assert measures.betti0_error(touching, truth) == 1
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -14,7 +14,7 @@ from nightshift.config import params
 from nightshift.core.io import write_json, write_text
 from nightshift.core.records import ArmVerdict, Cost, Prefix, SimilarFrames
 from nightshift.core.tables import write_table
-from nightshift.evaluation.measures import MEASURES
+from nightshift.evaluation.measures import CALIBRATION, MEASURES
 from nightshift.model.card import Card
 
 ROOT = Path(__file__).parents[2]
@@ -25,6 +25,8 @@ PROBED = (
     "cause", "block", "table_shape", "expected_shape",
 )  # fmt: skip
 TWO = {"frozen": 0.0, "lora": 0.1}
+RELIABILITY = ("low", "high", "probability", "vessel", "pixels")
+BINS = [(0.0, 0.25, 0.1, 0.2, 5000), (0.25, 0.5, None, None, 0), (0.5, 0.75, 0.6, 0.5, 300), (0.75, 1, 0.9, 0.7, 700)]
 LOST = {"wrong_angles": 0.1, "zero_angles": 0.0, "no_tokens": 0.4}  # Dice that an ablation costs
 
 
@@ -67,7 +69,7 @@ def make_arm(root: Path, settings: params.Settings, name: str, gain: float, seco
     cases = pd.DataFrame(
         [
             {"seed": 0, "case_id": case, "patient_id": f"P{i}", "primary_angle": -30.0, "secondary_angle": 25.0}
-            | dict.fromkeys(MEASURES, 0.5 + gain + 0.01 * i + 0.002 * i * gain)
+            | dict.fromkeys((*MEASURES, *CALIBRATION), 0.5 + gain + 0.01 * i + 0.002 * i * gain)
             for i, case in enumerate(CASES)
         ]
     )
@@ -75,6 +77,7 @@ def make_arm(root: Path, settings: params.Settings, name: str, gain: float, seco
     keys = cases[["seed", "case_id", "patient_id"]]
     ablated = [keys.assign(ablation=what, dice=cases["dice"] - lost) for what, lost in LOST.items()]
     write_table(folder / "ablations.csv", pd.concat(ablated))
+    write_table(folder / "reliability.csv", pd.DataFrame(BINS, columns=RELIABILITY))
     make_pictures(folder / "pictures", len(CASES))
     epochs = [{"seed": 0, "epoch": e, "train_loss": 0.5, "val_loss": 0.6, "val_dice": 0.1 * e} for e in (1, 2, 3)]
     write_table(root / f"reports/curves/{name}.csv", pd.DataFrame(epochs))

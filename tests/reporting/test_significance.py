@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import permutation_test, ttest_1samp
 
 from nightshift.console.errors import UserError
-from nightshift.evaluation.measures import DISTANCES, MEASURES, all_measures
+from nightshift.evaluation.measures import DISTANCES, OVERLAPS, all_measures
 from nightshift.reporting.significance import (
     AblationEffect,
     Difference,
@@ -74,13 +74,13 @@ def predicted(right: np.ndarray) -> pd.DataFrame:
 def test_a_planted_truth_is_found(more, delta, answer):
     frozen, lora = predicted(np.full(12, 60)), predicted(60 + more)
     assert abs((lora["dice"] - frozen["dice"]).mean() - delta) > 0.009  # a mean over cases, not patients, is another
-    found = {name: compare(frozen, lora, name) for name in MEASURES}
+    found = {name: compare(frozen, lora, name) for name in (*OVERLAPS, *DISTANCES)}
     dice = found["dice"]
     assert (dice.reference, dice.delta) == pytest.approx((0.6, delta), abs=1e-6)
     assert told(dice) == answer
     low, high = dice.interval
     assert low <= delta <= high and (low > 0, high < 0) == (answer == "better", answer == "worse")
-    for name in set(MEASURES) - {"cldice"} if answer != "undecided" else ():
+    for name in set(found) - {"cldice"} if answer != "undecided" else ():
         assert (found[name].delta > 0) == ((answer == "better") != (name in DISTANCES))
 
 
@@ -104,6 +104,16 @@ def test_no_difference_is_called_one_in_5_of_100_comparisons():
         false += decided
         assert decided != (found.interval[0] <= 0 <= found.interval[1])
     assert 0.043 < false / 10_000 <= 0.057
+
+
+def test_a_patient_without_a_value_is_left_out():
+    """As of vessels of a calibre that the patient does not show; the other cases of a patient still count."""
+    values = {"a": ("P0", 0.2), "b": ("P0", np.nan), "c": ("P1", np.nan), "d": ("P2", 0.4)}
+    some = frame([row(case, value, patient=patient) for case, (patient, value) in values.items()])
+    found = compare(some, some.assign(dice=some["dice"] + 0.1), "dice")
+    assert (found.reference, found.other, found.delta) == pytest.approx((0.3, 0.4, 0.1))
+    known = some.dropna()
+    assert found == compare(known, known.assign(dice=known["dice"] + 0.1), "dice")
 
 
 def test_every_seed_enters_the_verdict():
