@@ -10,6 +10,7 @@ Shapes: B cases, an R x R square of pixels, a g x g grid of tokens with g = R //
 frozen blocks and train from there.
 """
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:  # pydantic is not needed for anything here but `configured`
 
 from sam3.model.necks import Sam3DualViTDetNeck as Sam3DualViTDetNeck  # isort: skip
 from sam3.model.position_encoding import PositionEmbeddingSine  # isort: skip
-from sam3.model.vitdet import ViT as ViT, get_abs_pos  # isort: skip
+from sam3.model.vitdet import Mlp, ViT as ViT, get_abs_pos  # isort: skip
 
 SCALE_FACTORS = (4.0, 2.0, 1.0, 0.5)
 
@@ -48,11 +49,28 @@ class _LinspaceOnCpu(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def build(size: EncoderSize, device: str = "cpu") -> Sam3DualViTDetNeck:
+class PlainMlp(Mlp):  # type: ignore[misc]
+    """SAM 3's MLP by its layers' own forward.
+
+    Clones since SAM 3.1 compute `fc1`, where there is no gradient, from its bare weight in bfloat16: an adapter on it
+    is trained and then not used, and `fc2` in float32 refuses the result.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.fc2(self.act(self.fc1(x)))
+        return y
+
+
+def has_rope_real() -> bool:
+    """Whether this sam3 can rotate by real tables, as clones since SAM 3.1 can; the package 0.1.4 cannot."""
+    return "use_rope_real" in inspect.signature(ViT).parameters
+
+
+def build(size: EncoderSize, device: str = "cpu", rope_real: bool = False) -> Sam3DualViTDetNeck:
     """Trunk and neck of that size, with random weights from its seed, frozen, in eval mode.
 
     On `meta` it has shapes and no weights: the full size takes 0.3 s and no memory. Eval mode matters: a frozen block
-    in training mode would drop paths at random (drop_path_rate).
+    in training mode would drop paths at random (drop_path_rate). `rope_real` asks for sam3's own real tables.
     """
     with torch.random.fork_rng(devices=[]), torch.device(device), _LinspaceOnCpu():
         torch.manual_seed(size.seed)
@@ -82,7 +100,10 @@ def build(size: EncoderSize, device: str = "cpu") -> Sam3DualViTDetNeck:
             return_interm_layers=False,
             bias_patch_embed=False,
             use_act_checkpoint=False,  # an arm that needs it checkpoints its own blocks
+            **({"use_rope_real": True} if rope_real else {}),
         )
+        for block in trunk.blocks:
+            block.mlp.__class__ = PlainMlp
         neck = Sam3DualViTDetNeck(
             trunk=trunk,
             position_encoding=PositionEmbeddingSine(num_pos_feats=size.d_model),

@@ -39,6 +39,9 @@ with warnings.catch_warnings():
     from sam3.model.vitdet import ViT
 
 SAM3 = str(sam3.__file__)  # which sam3 this is: the package, or a clone of its repository
+# Buffers of its Attention: the complex table and, in clones since SAM 3.1 with `use_rope_real`, the two that are used
+# instead of it.
+TABLES = ("freqs_cis", "freqs_cis_real", "freqs_cis_imag")
 
 
 class RealAttention(Attention):  # type: ignore[misc]
@@ -93,7 +96,8 @@ class RealAttention(Attention):  # type: ignore[misc]
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *arguments: object) -> None:
         """SAM 3's files carry tables made at 1008 pixels; they are no weights, and ours follow the grid."""
-        state_dict.pop(prefix + "freqs_cis", None)
+        for name in TABLES:
+            state_dict.pop(prefix + name, None)
         super()._load_from_state_dict(state_dict, prefix, *arguments)
 
 
@@ -173,13 +177,13 @@ def set_grid(
         if isinstance(attention, RealAttention):
             attention.set_tables(rows, columns)
         else:
-            attention.freqs_cis = table_of(attention, rows, columns).to(attention.freqs_cis.device)
+            _make_table(attention, rows, columns)
 
 
 def make_tables(trunk: nn.Module) -> None:
     """Compute the tables of a trunk that was built on the meta device, for the grids that it was built for."""
     for _, attention, _ in attentions(trunk):
-        attention.freqs_cis = table_of(attention, *attention.input_size).to(next(attention.parameters()).device)
+        _make_table(attention, *attention.input_size)
 
 
 def make_real(trunk: nn.Module) -> None:
@@ -189,7 +193,8 @@ def make_real(trunk: nn.Module) -> None:
     """
     for _, attention, _ in attentions(trunk):
         if not isinstance(attention, RealAttention):
-            del attention.freqs_cis
+            for name in TABLES:
+                attention._buffers.pop(name, None)
             attention.__class__ = RealAttention
             attention.set_tables(*attention.input_size)
 
@@ -228,6 +233,14 @@ def first_failure(trunk: nn.Module, images: Tensor) -> Failure | None:
             raise
         return failure
     return None
+
+
+def _make_table(attention: Attention, rows: int, columns: int) -> None:
+    """Replace sam3's own buffers by those for a grid of rows x columns tokens, on the device of the weights."""
+    table = table_of(attention, rows, columns).to(next(attention.parameters()).device)
+    for name, values in zip(TABLES, (table, table.real, table.imag), strict=True):
+        if name in attention._buffers:
+            setattr(attention, name, values)
 
 
 def _warn(module: nn.Module, inputs: tuple[object, ...], _output: object) -> None:

@@ -62,10 +62,10 @@ def combinations(sizes: Sequence[tuple[int, int]], adapters: Sequence[str], wrap
     """Every combination of sizes (height and width in pixels), adapters and wrappers: full size, tables as shipped."""
     cases = []
     for adapter in adapters:
-        trunk = adapt(encoder.build(FULL_SIZE, "meta").trunk, adapter)
-        for wrapper in wrappers:
-            wrapped = WRAP[wrapper](trunk)
-            cases += [shape_case("sam3", wrapped, size, adapter=adapter, wrapper=wrapper) for size in sizes]
+        for table, trunk in _as_shipped(adapter).items():
+            for wrapper in wrappers:
+                wrapped, labels = WRAP[wrapper](trunk), {"adapter": adapter, "wrapper": wrapper, "table": table}
+                cases += [shape_case("sam3", wrapped, size, **labels) for size in sizes]
     return cases
 
 
@@ -85,12 +85,18 @@ def shape_case(name: str, trunk: encoder.ViT, size: tuple[int, int], **labels: s
     return replace(case, outcome="wrong", cause="pixels_dropped") if lost and case.outcome == "ok" else case
 
 
+def _as_shipped(adapter: str) -> dict[str, encoder.ViT]:
+    """Full-size trunks on the meta device by their tables: complex ones and, where sam3 has them, its own real ones."""
+    tables = {"as_shipped": False} | ({"rope_real": True} if encoder.has_rope_real() else {})
+    return {name: adapt(encoder.build(FULL_SIZE, "meta", real).trunk, adapter) for name, real in tables.items()}
+
+
 def _sizes(sides: Sequence[int]) -> list[ProbeCase]:
     """Every adapter at every side, tables as shipped; and repaired, the last of them at every side."""
     cases = []
     for adapter in ADAPTERS:
-        trunk = adapt(encoder.build(FULL_SIZE, "meta").trunk, adapter)
-        cases += [shape_case("sam3", trunk, (side, side), adapter=adapter) for side in sides]
+        for table, trunk in _as_shipped(adapter).items():
+            cases += [shape_case("sam3", trunk, (side, side), adapter=adapter, table=table) for side in sides]
     make_real(trunk)
     for side in sides:
         set_grid(trunk, side // FULL_SIZE.patch_size)
@@ -113,6 +119,9 @@ def _values() -> list[ProbeCase]:
         make_real(trunk)
         return regenerate(trunk, side)
 
+    def real() -> encoder.ViT:
+        return encoder.build(SHALLOW, rope_real=True).trunk
+
     square = (1008, 1008)
     kinds: list[tuple[tuple[tuple[int, int], str, str], Callable[[encoder.ViT], encoder.ViT]]] = [
         ((square, "float32", "as_shipped"), lambda t: t),
@@ -125,6 +134,9 @@ def _values() -> list[ProbeCase]:
         ((square, "float16", "as_shipped"), lambda t: t.half()),
         ((square, "bfloat16", "repaired"), lambda t: repair(t, 1008).to(torch.bfloat16)),
     ]
+    if encoder.has_rope_real():
+        kinds += [((size, "float32", "rope_real"), lambda t: real()) for size in (square, *NOT_SQUARE)]
+        kinds += [((square, "bfloat16", "rope_real"), lambda t: real().to(torch.bfloat16))]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # torch warns that `.to(bfloat16)` discards the imaginary part
         return [_value_case(change(encoder.build(SHALLOW).trunk), *labels) for labels, change in kinds]
@@ -164,10 +176,9 @@ def _wrappers(ddp: bool) -> list[ProbeCase]:
     """DataParallel around the trunk, by the installed torch and by the rules of torch <= 2.10; around the head; DDP."""
     cases, square = [], (1008, 1008)
     for adapter in ("none", "peft_attention"):
-        trunk = adapt(encoder.build(FULL_SIZE, "meta").trunk, adapter)
-        for table in ("as_shipped", "repaired"):
-            if table == "repaired":
-                make_real(trunk)
+        trunks = _as_shipped(adapter) | {"repaired": adapt(encoder.build(FULL_SIZE, "meta").trunk, adapter)}
+        make_real(trunks["repaired"])
+        for table, trunk in trunks.items():
             for wrapper in ("replica_installed", "replica_legacy", "head_only"):
                 wrapped = WRAP[wrapper](trunk)
                 cases.append(shape_case("sam3", wrapped, square, adapter=adapter, wrapper=wrapper, table=table))

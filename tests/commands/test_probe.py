@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.clone import CloneViT
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from safetensors.torch import save_file
 
+from nightshift.backbone import encoder
 from nightshift.backbone.rope import SAM3
 from nightshift.commands.main import main
 from nightshift.console.errors import UserError
@@ -29,6 +31,14 @@ def test_it_answers_a_question_and_writes_nothing(tmp_path, monkeypatch, capsys)
     assert "sam3-504x2016 " in said
     assert "\npixels_dropped: " in said and "cure: frames resized or padded to a multiple of 14 px" in said
     assert not list(tmp_path.iterdir())
+
+
+def test_a_clone_of_sam3_is_asked_with_both_of_its_tables(monkeypatch, capsys):
+    monkeypatch.setattr(encoder, "ViT", CloneViT)
+    main(["probe", "--sides", "1008", "--wrappers", "replica_legacy"])
+    said = capsys.readouterr().out
+    assert "sam3-1008x1008-replica_legacy            assertion  replica_real_view  0" in said
+    assert "sam3-1008x1008-replica_legacy-rope_real  ok" in said
 
 
 def test_it_says_what_the_tables_of_a_weights_file_are_made_for(tmp_path, monkeypatch, capsys):

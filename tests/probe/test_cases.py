@@ -5,11 +5,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from helpers.clone import CloneViT
 from torch.nn.parallel import comm
 
 from nightshift.backbone import encoder
 from nightshift.backbone.full_size import Size
-from nightshift.probe.cases import NOT_SQUARE, SHALLOW, ProbeCase
+from nightshift.probe.cases import NOT_SQUARE, SHALLOW, ProbeCase, all_cases
 from nightshift.probe.names import ADAPTERS, CAUSES, WRAPPERS
 from nightshift.probe.rope_check import first_wrong
 from nightshift.probe.wrappers import WRAP, ddp_over_gloo, installed_replica, legacy_replica
@@ -80,6 +81,22 @@ def test_replicas(cases):
     assert {r.outcome for r in only(cases, wrapper="head_only")} == {"ok"}
     repaired = [r for r in cases if "replica" in r.wrapper and r.table == "repaired"]
     assert len(repaired) == 4 and {r.outcome for r in repaired} == {"ok"}
+
+
+@pytest.mark.slow
+def test_a_clone_is_asked_with_its_real_tables_too(monkeypatch):
+    """They stop what DataParallel and `.to(bfloat16)` do to the complex ones, and change nothing about the grid."""
+    monkeypatch.setattr(encoder, "ViT", CloneViT)
+    found = all_cases([1008, 1024], ddp=False)
+    real = only(found, table="rope_real")
+    assert len({case.case for case in found}) == len(found)
+    assert {case.outcome for case in found if case.table == "repaired"} == {"ok", "wrong"}  # 1024 px drop pixels
+    for adapter in ADAPTERS:
+        ends = {row.height: row.cause for row in only(real, encoder="sam3", adapter=adapter, wrapper="none")}
+        assert ends == {1008: "", 1024: "grid"}
+    wrong = {(row.height, row.width): row.cause for row in only(real, encoder="sam3-shallow", dtype="float32")}
+    assert wrong == {(1008, 1008): ""} | dict.fromkeys(NOT_SQUARE, "positions")
+    assert {row.outcome for row in real if "replica" in row.wrapper or row.dtype == "bfloat16"} == {"ok"}
 
 
 def test_torch_is_left_as_it_was_after_a_replica():
