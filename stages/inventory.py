@@ -21,7 +21,7 @@ SETTINGS = Path("reports/settings/inventory.json")  # checked by `env`, which wr
 def main() -> None:
     settings = read_json(SETTINGS)["settings"]
     weights = settings["weights"]
-    file = file_of(weights, download=True)
+    file = file_of(weights, settings["hub"], download=True)
     rows = _data_files(settings["source"])
     write_json("data/inventory.json", rows)
     record = hash_files([file], bar("weights", "file"))[0] if file else {}

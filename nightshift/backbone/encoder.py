@@ -4,7 +4,7 @@ Shapes: B cases, an R x R square of pixels, a g x g grid of tokens with g = R //
 
     image (B, 3, R, R) --patch_embed, positions, ln_pre, block 0..k-1--> tokens (B, g, g, D)      `run_prefix`
     tokens (B, g, g, D) --block k..depth-1--> features (B, D, g, g)                               `run_suffix`
-    features (B, D, g, g) --neck--> levels (B, d_model, s g, s g) for s = 4, 2, 1, 0.5            `neck_levels`
+    features (B, D, g, g) --neck--> levels (B, d_model, s g, s g) for s in scale_factors           `neck_levels`
 
 `run_suffix(run_prefix(x, k), k)` equals `trunk(x)[-1]` bit for bit, for any k: so an arm may keep the tokens of its
 frozen blocks and train from there.
@@ -31,8 +31,6 @@ if TYPE_CHECKING:  # pydantic is not needed for anything here but `configured`
 from sam3.model.necks import Sam3DualViTDetNeck as Sam3DualViTDetNeck  # isort: skip
 from sam3.model.position_encoding import PositionEmbeddingSine  # isort: skip
 from sam3.model.vitdet import Mlp, ViT as ViT, get_abs_pos  # isort: skip
-
-SCALE_FACTORS = (4.0, 2.0, 1.0, 0.5)
 
 
 class _LinspaceOnCpu(TorchFunctionMode):
@@ -108,7 +106,7 @@ def build(size: EncoderSize, device: str = "cpu", rope_real: bool = False) -> Sa
             trunk=trunk,
             position_encoding=PositionEmbeddingSine(num_pos_feats=size.d_model),
             d_model=size.d_model,
-            scale_factors=list(SCALE_FACTORS),
+            scale_factors=list(size.scale_factors),
         )
     return neck.eval().requires_grad_(False)
 
@@ -128,7 +126,7 @@ def configured(
     """
     from nightshift.engine.device import HALF  # imports pydantic
 
-    file = None if device == "meta" else file_of(settings.encoder.weights)
+    file = None if device == "meta" else file_of(settings.encoder.weights, settings.preset.hub)
     neck = build(settings.preset, "meta" if file else device)
     if file:
         say(str(load(neck, file)))

@@ -38,6 +38,8 @@ class EncoderSize(Protocol):
     @property
     def d_model(self) -> int: ...
     @property
+    def scale_factors(self) -> Sequence[float]: ...
+    @property
     def seed(self) -> int: ...
 
 
@@ -56,6 +58,7 @@ class Size:
     window_size: int = 24
     global_blocks: tuple[int, ...] = (7, 15, 23, 31)
     d_model: int = 256
+    scale_factors: tuple[float, ...] = (4.0, 2.0, 1.0, 0.5)
     seed: int = 0
 
 

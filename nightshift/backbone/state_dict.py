@@ -5,8 +5,9 @@ Two layouts, each with any prefix, found by the names that are in the file:
     sam3           detector.backbone.vision_backbone.trunk.blocks.0.attn.qkv.weight   ... .convs.0.conv_1x1.weight
     transformers   detector_model.vision_encoder.backbone.layers.0.attention.q_proj.weight   ... .neck.fpn_layers.0...
 
-The first is SAM 3's own (`sam3.pt`, sometimes all under `model`), the second Hugging Face's. Position tables
-(`freqs_cis`) are no weights: they are made for the frames at hand (nightshift/backbone/rope.py).
+The first is SAM 3's own (`sam3.pt`, sometimes all under `model`), the second Hugging Face's. SAM 3.1's file
+(`sam3.1_multiplex.pt`) is in the first; its neck has three levels, not four, and convolutions for its tracker beside
+them. Position tables are no weights: they are made for the frames at hand (nightshift/backbone/rope.py).
 """
 
 import math
@@ -22,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from nightshift.backbone.rope import TABLES
 from nightshift.console.errors import UserError
 
 SHOWN = 3  # names in an error
@@ -30,6 +32,13 @@ LAYOUTS = {
     "sam3": (re.compile(r"^(|.*\.)trunk\.(?:pos_embed|patch_embed|ln_pre|blocks)\b"), ("trunk.", "convs.")),
     "transformers": (re.compile(r"^(|.*\.)backbone\.(?:embeddings|layer_norm|layers)\."), ("backbone.", "neck.")),
 }
+# Beside trunk and neck, and not for images: the necks of SAM 3's tracker, and of SAM 3.1's.
+TRACKER = ("sam2_convs.", "interactive_convs.", "propagation_convs.")
+# The releases of SAM by what only their files have: with the levels of the neck, and the preset in conf/encoder.
+RELEASES = (
+    (("interactive_convs.", "propagation_convs."), "SAM 3.1", 3, "sam3.1"),
+    (("convs.3.", "neck.fpn_layers.3."), "SAM 3", 4, "sam3"),
+)
 TO_TRANSFORMERS = (
     (r"^trunk\.patch_embed\.proj\b", "backbone.embeddings.patch_embeddings.projection"),
     (r"^trunk\.pos_embed", "backbone.embeddings.position_embeddings"),
@@ -47,16 +56,21 @@ TO_TRANSFORMERS = (
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a file gave: tensors of the file that were used, that were ignored, and that were not float32."""
+    """What a file gave: tensors of the file that were used, that were ignored, and that were not float32.
+
+    `release` is SAM 3 or SAM 3.1, empty where the file does not tell.
+    """
 
     path: Path
+    release: str
     layout: str
     used: int
     ignored: int
     converted: dict[str, int]
 
     def __str__(self) -> str:
-        used = f"weights: {self.used} tensors of {self.path.name} ({self.layout} layout), {self.ignored} others ignored"
+        kind = f"{self.release or 'an encoder'} in the {self.layout} layout"
+        used = f"weights: {self.used} tensors of {self.path.name} ({kind}), {self.ignored} others ignored"
         return used + "".join(f", {n} converted from {dtype} to float32" for dtype, n in self.converted.items())
 
 
@@ -89,16 +103,17 @@ def load(neck: nn.Module, path: Path) -> Loaded:
     """Put the weights of the file into trunk and neck, which may be on the meta device; tables are left alone.
 
     A float32 tensor stays mapped from the file: no copy is made until it is moved to a GPU.
-    Raises UserError as `open_weights` does, and naming the first ones: a weight that is missing, has another shape, is
-    not a finite float, or that this encoder has no place for.
+    Raises UserError as `open_weights` does, for a file of another release of SAM, and naming the first ones: a weight
+    that is missing, has another shape, is not a finite float, or that this encoder has no place for.
     """
     file = open_weights(path)
     layout, prefix = _layout_of(path, file)
     expected = neck.state_dict()
+    release = _release_of(path, file, prefix, levels=sum(name.endswith("conv_1x1.weight") for name in expected))
     state, used, problems = {}, set(), []
     converted: Counter[str] = Counter()
     for name, place in expected.items():
-        if name.endswith("freqs_cis"):
+        if name.endswith(TABLES):
             state[name] = place
             continue
         parts = [prefix + part for part in _parts(name, layout)]
@@ -117,9 +132,10 @@ def load(neck: nn.Module, path: Path) -> Loaded:
             state[name] = value.float()
             if not torch.isfinite(state[name]).all():
                 problems.append(f"{parts[0]} holds numbers that are not finite")
-    own = tuple(prefix + part for part in LAYOUTS[layout][1])
-    unknown = [n for n in file if n.startswith(own) and n not in used and not n.endswith("freqs_cis")]
-    problems += [f"{name} has no place in this encoder" for name in unknown]
+    own = (prefix,) if prefix else LAYOUTS[layout][1]
+    tracker = tuple(prefix + part for part in TRACKER)
+    unknown = [n for n in file if n.startswith(own) and not n.startswith(tracker) and not n.endswith(TABLES)]
+    problems += [f"{name} has no place in this encoder" for name in unknown if name not in used]
     if problems:
         more = f" and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         raise UserError(
@@ -127,7 +143,7 @@ def load(neck: nn.Module, path: Path) -> Loaded:
             "nothing was loaded, see use.encoder and encoder.weights in params.yaml"
         )
     neck.load_state_dict(state, strict=True, assign=True)
-    return Loaded(path, layout, len(used), len(file) - len(used), dict(converted))
+    return Loaded(path, release, layout, len(used), len(file) - len(used), dict(converted))
 
 
 def grids_of_file(path: Path) -> dict[int, int]:
@@ -135,11 +151,11 @@ def grids_of_file(path: Path) -> dict[int, int]:
 
     Raises UserError as `open_weights` does, or for a file without `freqs_cis` (the transformers layout keeps none).
     """
-    shapes = {name: value.shape for name, value in open_weights(path).items()}
-    tokens = Counter(shape[0] for name, shape in shapes.items() if name.endswith("freqs_cis"))
-    if not tokens:
-        raise UserError(f"{path}: no freqs_cis among its {len(shapes)} tensors")
-    return {math.isqrt(length): blocks for length, blocks in sorted(tokens.items())}
+    file = open_weights(path)
+    lengths = {name.rpartition(".")[0]: value.shape[0] for name, value in file.items() if name.endswith(TABLES)}
+    if not lengths:
+        raise UserError(f"{path}: no freqs_cis among its {len(file)} tensors")
+    return {math.isqrt(length): blocks for length, blocks in sorted(Counter(lengths.values()).items())}
 
 
 def _layout_of(path: Path, names: dict[str, Tensor]) -> tuple[str, str]:
@@ -151,6 +167,16 @@ def _layout_of(path: Path, names: dict[str, Tensor]) -> tuple[str, str]:
     raise UserError(
         f"{path}: no image encoder of SAM 3 among its {len(names)} tensors; expected names as ...trunk.blocks.0"
     )
+
+
+def _release_of(path: Path, names: dict[str, Tensor], prefix: str, levels: int) -> str:
+    """SAM 3 or SAM 3.1, empty where the names do not tell. Raises UserError where its neck has not so many levels."""
+    for marks, release, expected, preset in RELEASES:
+        if any(name.startswith(tuple(prefix + mark for mark in marks)) for name in names):
+            if expected != levels:
+                raise UserError(f"{path}: this is a {release} file; set use.encoder={preset}")
+            return release
+    return ""
 
 
 def _parts(name: str, layout: str) -> list[str]:

@@ -17,7 +17,11 @@ class Section(BaseModel):
 
 
 class Encoder(Section):
-    """What an encoder is: the arguments of sam3's `ViT` and `Sam3DualViTDetNeck`. Sides in pixels, window in tokens."""
+    """What an encoder is: the arguments of sam3's `ViT` and `Sam3DualViTDetNeck`, and where its weights are.
+
+    Sides in pixels, window in tokens. The neck of three scale factors is that of SAM 3.1 (`Sam3TriViTDetNeck`), as far
+    as a detector uses it. `hub` is the weights file on the Hugging Face hub, `none` for an encoder without one.
+    """
 
     img_size: Positive
     pretrain_img_size: Positive
@@ -30,10 +34,18 @@ class Encoder(Section):
     window_size: Positive
     global_blocks: list[Annotated[int, Field(ge=0)]]
     d_model: Positive
+    scale_factors: list[float]
     seed: Annotated[int, Field(ge=0)]
+    hub: Literal["none"] | Annotated[str, Field(pattern="^[^/]+/[^/]+/.+$")] = Field(
+        description="OWNER/REPOSITORY/FILE, or none"
+    )
 
     @model_validator(mode="after")
     def check(self) -> Self:
+        if self.scale_factors not in ([4, 2, 1], [4, 2, 1, 0.5]):
+            raise ValueError(
+                f"scale_factors {self.scale_factors}: expected [4, 2, 1, 0.5] as in SAM 3, or [4, 2, 1] as in SAM 3.1"
+            )
         if self.embed_dim % (4 * self.num_heads):
             raise ValueError(f"embed_dim {self.embed_dim} must be a multiple of 4 x num_heads ({4 * self.num_heads})")
         if max(self.global_blocks, default=-1) != self.depth - 1:

@@ -59,10 +59,10 @@ def contents(settings: Settings) -> dict[str, dict[str, Any]]:
     """By name of the file: `settings` as its stage reads them, and `versions`. Raises UserError as `versions` does."""
     data = settings.data
     simulated = data.source.model_dump() if isinstance(data.source, Simulated) else None
-    inventory = data.model_dump(include={"name", "source"}) | {"weights": settings.encoder.weights}
+    weights = {"weights": settings.encoder.weights, "hub": settings.preset.hub}
     by_name = {
         "synthesize": _content({"name": data.name, "simulated": simulated}, "numpy", "scipy"),
-        "inventory": _content(inventory),
+        "inventory": _content(data.model_dump(include={"name", "source"}) | weights),
         "prepare": _content(data.model_dump(), *DATA),
         "probe": _content(settings.probe.model_dump(), *ENCODER, "peft"),
         "compare": _content(settings.model_dump()),

@@ -55,7 +55,7 @@ def settings_of(card: Card, folder: Path, weights: Path | None = None) -> ArmSet
             raise UserError(f"{folder} was trained {what}, not on {weights}; leave --weights out")
         return settings
     try:
-        file = weights or file_of(was)
+        file = weights or file_of(was, settings.preset.hub)
     except UserError:
         file = None
     if file is None or not file.is_file():

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from helpers.models import batch
 
 from nightshift.backbone import encoder, rope
 from nightshift.backbone.full_size import FULL_SIZE
 from nightshift.backbone.rope_error import Call, Failure
+from nightshift.config.params import read_preset
 from nightshift.config.presets import Encoder
+from nightshift.data.locations import LEVELS
 
 ROOT = Path(__file__).parents[2]
 
@@ -50,6 +51,15 @@ def test_neck_levels_are_those_of_the_neck(neck):
     assert all(torch.equal(a, b) for a, b in zip(levels, expected, strict=True))
 
 
+@torch.no_grad()
+def test_a_neck_of_three_levels_has_the_finest_of_the_four(small, neck):
+    three = encoder.build(small().preset.model_copy(update={"scale_factors": [4.0, 2.0, 1.0]}))
+    features = neck.trunk(batch())[-1]
+    levels = encoder.neck_levels(three, features)
+    assert len(levels) == LEVELS == 3
+    assert all(torch.equal(a, b) for a, b in zip(levels, encoder.neck_levels(neck, features)[:LEVELS], strict=True))
+
+
 def test_weights_come_from_the_seed_alone(small):
     preset = small().preset
     torch.manual_seed(5)
@@ -80,10 +90,15 @@ def test_full_size_has_the_known_sizes(sam3):
     assert [tuple(level.shape[1:]) for level in levels] == [(256, s, s) for s in (288, 144, 72, 36)]
 
 
-def test_full_size_is_the_preset_sam3():
-    preset = yaml.safe_load((ROOT / "conf/encoder/sam3.yaml").read_text(encoding="utf-8"))
-    assert asdict(FULL_SIZE) | {"global_blocks": list(FULL_SIZE.global_blocks)} == preset
-    assert Encoder(**preset).model_dump() == preset
+@pytest.mark.parametrize(
+    ("name", "levels", "hub"),
+    [("sam3", 4, "facebook/sam3/sam3.pt"), ("sam3.1", 3, "facebook/sam3.1/sam3.1_multiplex.pt")],
+)
+def test_the_presets_of_full_size_are_one_trunk_with_a_neck_of_their_own(name, levels, hub):
+    preset = read_preset("encoder", name, Encoder, ROOT).model_dump()
+    assert (len(preset["scale_factors"]), preset.pop("hub")) == (levels, hub)
+    full = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(FULL_SIZE).items()}
+    assert full | {"scale_factors": full["scale_factors"][:levels]} == preset
 
 
 def test_first_failure_at_full_size(sam3):

@@ -12,8 +12,10 @@ from safetensors.torch import load_file, save_file
 
 from nightshift.backbone import encoder, pretrained, rope
 from nightshift.backbone.state_dict import load
+from nightshift.config import params
 from nightshift.config.presets import Encoder
 from nightshift.console.errors import UserError
+from nightshift.core.io import read_json
 from stages import env, inventory
 
 PREFIX = "detector.backbone.vision_backbone."
@@ -22,27 +24,40 @@ OTHERS = {
     "detector.backbone.vision_backbone.sam2_convs.0.conv_1x1.weight": torch.ones(2),
     "tracker.maskmem_tpos_enc": torch.ones(1),
 }
+LEVELS = {"SAM 3": [4.0, 2.0, 1.0, 0.5], "SAM 3.1": [4.0, 2.0, 1.0]}
 
 
 def preset(**changes) -> Encoder:
     return Encoder(**MINI | {"seed": 7} | changes)
 
 
-def fresh():
-    return encoder.build(preset(seed=1), "meta")
+def fresh(release="SAM 3"):
+    return encoder.build(preset(seed=1, scale_factors=LEVELS[release]), "meta")
 
 
-def saved(path: Path, change=lambda state: None, wrap=False, cast=None) -> Path:
-    """The weights of seed 7 in SAM 3's own layout, tables included, beside tensors of the rest of the model."""
+def saved(path: Path, change=lambda state: None, wrap=False, cast=None, release="SAM 3") -> Path:
+    """The weights of seed 7 in a release's own layout, tables included, beside tensors of the rest of the model."""
+    neck = encoder.build(preset(scale_factors=LEVELS[release]))
     state = {PREFIX + name: value.to(cast) if cast and value.is_floating_point() else value
-             for name, value in encoder.build(preset()).state_dict().items()}  # fmt: skip
-    state |= OTHERS
+             for name, value in neck.state_dict().items()}  # fmt: skip
+    state |= of_sam31(state) if release == "SAM 3.1" else OTHERS
     change(state)
     if path.suffix == ".safetensors":
         save_file(state, path)
     else:
         torch.save({"model": state} if wrap else state, path)
     return path
+
+
+def of_sam31(state):
+    """What SAM 3.1's file has beside trunk and convs, and what a clone adds to it that has use_rope_real."""
+    others = {"tracker.model.maskmem_tpos_enc": torch.ones(1)}
+    for name, value in state.items():
+        if ".convs." in name:
+            others |= {name.replace(".convs.", f".{use}_convs."): -value for use in ("interactive", "propagation")}
+        if name.endswith("freqs_cis"):
+            others |= {f"{name}_real": value.real.clone(), f"{name}_imag": value.imag.clone()}
+    return others
 
 
 def in_transformers_layout(path: Path) -> Path:
@@ -71,19 +86,21 @@ def features(neck, side=56):
         return encoder.neck_levels(neck, neck.trunk(images)[-1])
 
 
-def loaded(path):
-    neck = fresh()
+def loaded(path, release="SAM 3"):
+    neck = fresh(release)
     report = load(neck, path)
     rope.make_tables(neck.trunk)
     return neck, report
 
 
+@pytest.mark.parametrize("release, ignored", [("SAM 3", 3 + 3), ("SAM 3.1", 3 * 3 + 2 * 18 + 1)])
 @pytest.mark.parametrize("name, wrap", [("w.pt", False), ("w.pt", True), ("w.safetensors", False)])
-def test_the_real_layout_loads_whole(tmp_path, name, wrap):
-    neck, report = loaded(saved(tmp_path / name, wrap=wrap))
+def test_the_real_layout_loads_whole(tmp_path, name, wrap, release, ignored):
+    neck, report = loaded(saved(tmp_path / name, wrap=wrap, release=release), release)
     expected = encoder.build(preset())
-    assert all(torch.equal(a, b) for a, b in zip(features(neck), features(expected), strict=True))
-    assert (report.layout, report.ignored, report.converted) == ("sam3", 3 + 3, {})
+    assert all(torch.equal(a, b) for a, b in zip(features(neck), features(expected), strict=False))
+    assert (report.release, report.layout, report.ignored, report.converted) == (release, "sam3", ignored, {})
+    assert f"({release} in the sam3 layout), {ignored} others ignored" in str(report)
     assert report.used == len(list(neck.parameters()))
     assert encoder.count_parameters(neck) == 0
     assert not any(value.is_meta for value in neck.state_dict().values())
@@ -142,7 +159,11 @@ def without_neck(state):
         del state[name]
 
 
-@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def with_more_convs(state):
+    state[PREFIX + "other_convs.0.conv_1x1.weight"] = torch.ones(2)
+
+
+@pytest.mark.parametrize("suffix, release", [(".pt", "SAM 3"), (".safetensors", "SAM 3"), (".pt", "SAM 3.1")])
 @pytest.mark.parametrize(
     "change, said",
     [
@@ -152,15 +173,28 @@ def without_neck(state):
         (broken, f"{QKV} holds numbers that are not finite"),
         (deeper, f"{PREFIX}trunk.blocks.3.norm1.weight has no place in this encoder"),
         (without_neck, f"{PREFIX}convs.0.dconv_2x2_0.weight is missing"),
+        (with_more_convs, f"{PREFIX}other_convs.0.conv_1x1.weight has no place in this encoder"),
         (dict.clear, "no image encoder of SAM 3"),
     ],
 )
-def test_what_does_not_fit_is_named_and_nothing_is_loaded(tmp_path, suffix, change, said):
-    path, neck = saved(tmp_path / f"w{suffix}", change), fresh()
+def test_what_does_not_fit_is_named_and_nothing_is_loaded(tmp_path, suffix, release, change, said):
+    path, neck = saved(tmp_path / f"w{suffix}", change, release=release), fresh(release)
     with pytest.raises(UserError) as caught:
         load(neck, path)
     assert said in str(caught.value) and str(path) in str(caught.value)
     assert all(p.is_meta for p in neck.parameters())
+
+
+@pytest.mark.parametrize("release, other, name", [("SAM 3", "SAM 3.1", "sam3"), ("SAM 3.1", "SAM 3", "sam3.1")])
+def test_a_file_of_the_other_release_says_which_encoder_it_is_for(tmp_path, release, other, name):
+    path = saved(tmp_path / "w.pt", release=release)
+    with pytest.raises(UserError) as caught:
+        load(fresh(other), path)
+    assert str(caught.value) == f"{path}: this is a {release} file; set use.encoder={name}"
+    if release == "SAM 3":
+        path, _ = in_transformers_layout(tmp_path / "t.safetensors")
+        with pytest.raises(UserError, match=r"this is a SAM 3 file; set use\.encoder=sam3$"):
+            load(fresh(other), path)
 
 
 def test_a_transformers_file_without_one_of_the_three_is_refused(tmp_path):
@@ -250,14 +284,26 @@ def test_every_refusal_of_the_hub_is_an_instruction(monkeypatch, error, said):
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
     with pytest.raises(UserError) as caught:
-        pretrained.file_of("hub", download=True)
+        pretrained.file_of("hub", "facebook/sam3/sam3.pt", download=True)
     assert said in str(caught.value) and "set encoder.weights to its path" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_the_hub_is_asked_for_the_file_of_facebook_sam3(monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    "name, repository, file",
+    [("sam3", "facebook/sam3", "sam3.pt"), ("sam3.1", "facebook/sam3.1", "sam3.1_multiplex.pt")],
+)
+def test_the_hub_is_asked_for_the_file_of_the_encoder(change, monkeypatch, tmp_path, name, repository, file):
     asked = []
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *a, **k: asked.append((a, k)) or str(tmp_path / "f"))
-    assert pretrained.file_of("hub", download=True) == pretrained.file_of("hub") == tmp_path / "f"
-    assert asked[0] == (("facebook/sam3", "sam3.pt"), {"local_files_only": False})
-    assert asked[1][1] == {"local_files_only": True}
+    change({"use.encoder": name, "encoder.weights": "hub"})
+    env.main()
+    settings = read_json(inventory.SETTINGS)["settings"]
+    hub = params.read().preset.hub
+    assert pretrained.file_of("hub", settings["hub"], download=True) == pretrained.file_of("hub", hub) == tmp_path / "f"
+    assert asked == [((repository, file), {"local_files_only": offline}) for offline in (False, True)]
+
+
+def test_an_encoder_without_weights_on_the_hub_says_so(checkout):
+    with pytest.raises(UserError, match=r"that use\.encoder names has no weights there; expected random or"):
+        pretrained.file_of("hub", params.read().preset.hub, download=True)

@@ -47,7 +47,9 @@ def test_it_says_what_the_tables_of_a_weights_file_are_made_for(tmp_path, monkey
     state = {name: torch.zeros(n * n, 32, dtype=torch.complex64) for name, n in tables.items()}
     torch.save({"model": state}, "sam3.pt")
     save_file({name: torch.view_as_real(value) for name, value in state.items()}, "sam3.safetensors")
-    for name in ("sam3.pt", "sam3.safetensors"):
+    real = {f"{name}_{part}": torch.zeros(value.shape) for name, value in state.items() for part in ("real", "imag")}
+    torch.save(state | real, "clone.pt")
+    for name in ("sam3.pt", "sam3.safetensors", "clone.pt"):
         main(["probe", "--weights", name])
         assert "2 blocks are for 9 x 9 tokens, 126 px" in capsys.readouterr().out
     Path("bad.pt").write_bytes(b"cos\nsystem\n(S'touch owned'\ntR.")

@@ -32,7 +32,9 @@ MINI = {
     "window_size": 2,
     "global_blocks": [1, 2],
     "d_model": 16,
+    "scale_factors": [4.0, 2.0, 1.0, 0.5],
     "seed": 0,
+    "hub": "none",
 }
 SMALL = {
     "use.encoder": "mini",

@@ -13,18 +13,23 @@ from safetensors.torch import save_file
 
 from nightshift.backbone import encoder
 from nightshift.backbone.full_size import FULL_SIZE
+from nightshift.backbone.state_dict import load
 from nightshift.commands import planning
-from nightshift.config.params import read
+from nightshift.config.params import read, read_preset
+from nightshift.config.presets import Encoder
+from nightshift.console.errors import UserError
 
 pytestmark = pytest.mark.slow
+PLACE = "detector.backbone.vision_backbone."
 LOAD = """
 import json, sys, time
 from pathlib import Path
 from nightshift.backbone import encoder, state_dict
-from nightshift.backbone.full_size import FULL_SIZE
+from nightshift.config.params import read_preset
+from nightshift.config.presets import Encoder
 def resident(key):
     return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(key))
-neck = encoder.build(FULL_SIZE, "meta")
+neck = encoder.build(read_preset("encoder", sys.argv[2], Encoder), "meta")
 before, start = resident("VmRSS"), time.perf_counter()
 report = state_dict.load(neck, Path(sys.argv[1]))
 print(json.dumps({"seconds": time.perf_counter() - start, "memory": resident("VmHWM") - before, "said": str(report)}))
@@ -58,26 +63,63 @@ def python(code: str, *arguments: str) -> str:
     return done.stdout.splitlines()[-1]
 
 
-@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
-def test_the_whole_file_loads_quickly_and_once(tmp_path, suffix):
-    """848 M parameters, as many as SAM 3 has: trunk and neck in its own layout, the rest in one tensor."""
-    neck = encoder.build(FULL_SIZE)
-    state = {f"detector.backbone.vision_backbone.{name}": value for name, value in neck.state_dict().items()}
-    ours = sum(value.numel() for value in state.values())
-    state["detector.transformer.rest"] = torch.ones(848_000_000 - ours)
-    path = tmp_path / f"sam3.{suffix}"
-    if suffix == "pt":
+def whole_file(path: Path, preset: str, parameters: int) -> Path:
+    """So many parameters: trunk and neck in the layout of `preset`'s own file, what else it has in one tensor."""
+    neck = encoder.build(read_preset("encoder", preset, Encoder, ROOT))
+    state = {PLACE + name: value for name, value in neck.state_dict().items()}
+    if preset == "sam3.1":
+        for use in ("interactive", "propagation"):
+            state |= {f"{PLACE}{use}_{name}": value.clone() for name, value in neck.state_dict().items()
+                      if name.startswith("convs.")}  # fmt: skip
+    state["tracker.rest"] = torch.ones(max(1, parameters - sum(value.numel() for value in state.values())))
+    if path.suffix == ".pt":
         torch.save({"model": state}, path)
     else:
         save_file(state, path)
-    del neck, state
-    seen = json.loads(python(LOAD, str(path)))
+    return path
+
+
+@pytest.mark.parametrize(
+    "preset, suffix, parameters, release, others",
+    [  # ignored are the position tables of 32 blocks, and the rest
+        ("sam3", "pt", 848_000_000, "SAM 3", 32 + 1),
+        ("sam3", "safetensors", 848_000_000, "SAM 3", 32 + 1),
+        ("sam3.1", "pt", 873_000_000, "SAM 3.1", 32 + 1 + 2 * 18),
+    ],
+)
+def test_the_whole_file_loads_quickly_and_once(tmp_path, preset, suffix, parameters, release, others):
+    path = whole_file(tmp_path / f"{preset}.{suffix}", preset, parameters)
+    seen = json.loads(python(LOAD, str(path), preset))
     size = path.stat().st_size
-    print(f"{suffix}: {size / 1e9:.2f} GB in {seen['seconds']:.1f} s, {seen['memory'] / size:.2f} x its size")
+    print(f"{path.name}: {size / 1e9:.2f} GB in {seen['seconds']:.1f} s, {seen['memory'] / size:.2f} x its size")
     assert size > 3.3e9
     assert seen["seconds"] < 30
     assert seen["memory"] < 1.3 * size
-    assert " 33 others ignored" in seen["said"]  # 32 blocks' position tables, and the rest
+    assert f"({release} in the sam3 layout), {others} others ignored" in seen["said"]
+
+
+def test_a_file_of_sam31_is_loaded_strictly_or_not_at_all(tmp_path):
+    path = whole_file(tmp_path / "sam3.1.pt", "sam3.1", 0)
+    settings = read(["use.encoder=sam3.1", f"encoder.weights={path}", "encoder.resolution=336"])
+    neck = encoder.configured(settings)
+    with torch.no_grad():
+        levels = encoder.neck_levels(neck, neck.trunk(torch.zeros(1, 3, 336, 336))[-1])
+    assert [tuple(level.shape) for level in levels] == [(1, 256, side, side) for side in (96, 48, 24)]
+    del neck, levels
+    with pytest.raises(UserError, match=r"this is a SAM 3\.1 file; set use\.encoder=sam3\.1"):
+        load(encoder.build(FULL_SIZE, "meta"), path)
+    whole = torch.load(path, weights_only=True, mmap=True)["model"]
+    name = f"{PLACE}trunk.blocks.31.mlp.fc2.weight"
+    for change, said in (
+        ({name: None}, f"{name} is missing"),
+        ({name: torch.zeros(1024, 1024)}, f"{name} has shape (1024, 1024), expected (1024, 4736)"),
+        ({f"{PLACE}convs.3.conv_1x1.bias": torch.zeros(256)}, "convs.3.conv_1x1.bias has no place in this encoder"),
+    ):
+        state = {key: value for key, value in (whole | change).items() if value is not None}
+        torch.save({"model": state}, tmp_path / "damaged.pt")
+        with pytest.raises(UserError) as caught:
+            load(encoder.build(settings.preset, "meta"), tmp_path / "damaged.pt")
+        assert said in str(caught.value) and "nothing was loaded" in str(caught.value)
 
 
 @pytest.mark.parametrize(
