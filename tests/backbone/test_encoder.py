@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.models import batch
+from sam3.model.vitdet import Mlp
 
 from nightshift.backbone import encoder, rope
 from nightshift.backbone.full_size import FULL_SIZE
@@ -40,6 +41,14 @@ def test_prefix_and_suffix_are_the_trunk_bit_for_bit(neck, k):
     features = encoder.run_suffix(neck.trunk, tokens, k)
     assert torch.equal(features, neck.trunk(x)[-1])
     assert features.std() > 0.1
+
+
+@torch.no_grad()
+def test_the_mlp_is_that_of_the_package_bit_for_bit(neck):
+    ours = neck.trunk(batch())[-1]
+    for block in neck.trunk.blocks:
+        block.mlp.__class__ = Mlp
+    assert torch.equal(neck.trunk(batch())[-1], ours)
 
 
 @torch.no_grad()
