@@ -44,6 +44,7 @@ class CaseCheck:
         mistakes: a text each; empty for a case that is right.
         frame: digest of the frame, empty where the case cannot be read.
         mask: digest of the mask, empty where that is empty or cannot be read.
+        share: of the frame that the mask marks.
         sketch: of a frame that is right, to find it saved twice.
         pattern: of a frame that is right, to find frames of one cine; where `Rules.patterns` asks for it.
     """
@@ -51,6 +52,7 @@ class CaseCheck:
     mistakes: list[str] = field(default_factory=list)
     frame: bytes = b""
     mask: bytes = b""
+    share: float = 0.0
     sketch: Floats | None = None
     pattern: Floats | None = None
 
@@ -79,6 +81,7 @@ def check_case(case: SourceCase, rules: Rules) -> CaseCheck:
         mistakes=[f"{names[0]}: {text}" for text in of_frame] + [f"{names[1]}: {text}" for text in of_mask],
         frame=digest(frame),
         mask=digest(mask) if mask.any() else b"",
+        share=float(mask.mean()),
         sketch=None if of_frame else sketch(frame),
         pattern=pattern(frame) if rules.patterns and not of_frame else None,
     )

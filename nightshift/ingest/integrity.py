@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 from nightshift.config.params import DataSettings
-from nightshift.config.presets import Coco, Dicom
+from nightshift.config.presets import BySplit, Coco, Dicom, Manifest
 from nightshift.console.errors import UserError
 from nightshift.console.progress import say
 from nightshift.core.records import SimilarFrames
@@ -12,6 +12,7 @@ from nightshift.data.locations import SPLITS
 from nightshift.ingest import leaks, splits
 from nightshift.ingest.angle_sign import sign_warning
 from nightshift.ingest.case_check import CaseCheck, Progress, Rules, check_cases
+from nightshift.ingest.mask_sizes import size_warning
 from nightshift.ingest.record import Problem, Problems, SourceCase
 from nightshift.ingest.sources import list_cases
 
@@ -85,6 +86,8 @@ def check(settings: DataSettings, progress: Progress) -> Checked:
     problems += leaks.same_frames(compared, checks, rules.name_files)
     split = {part: _without(members, problems) for part, members in split.items()}
     similar = leaks.across(links, split, rules.name_files)
+    columns = source.mask if isinstance(source, Manifest) and isinstance(source.mask, BySplit) else None
+    sizes = size_warning(columns, split, checks) if columns else ""
     return Checked(
         name=name,
         total=len(cases) + len(lines),
@@ -92,7 +95,7 @@ def check(settings: DataSettings, progress: Progress) -> Checked:
         split=split,
         readable=[case for case in cases if checks[case.case_id].frame],
         similar=similar,
-        warnings=[warning for warning in (_similar_warning(similar), sign_warning(cases)) if warning],
+        warnings=[warning for warning in (_similar_warning(similar), sign_warning(cases), sizes) if warning],
     )
 
 

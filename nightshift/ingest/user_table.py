@@ -44,7 +44,7 @@ def read_rows(path: Path, needed: Sequence[str], what: str) -> list[tuple[str, R
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: not readable as a UTF-8 CSV: {error}") from None
     if missing := [name for name in needed if name not in columns]:
-        raise UserError(f"{path}: column {', '.join(missing)} missing; it needs {', '.join(needed)}")
+        raise UserError(f"{path}: column {', '.join(missing)} missing; it has {', '.join(columns)}")
     if twice := [name for i, name in enumerate(columns) if name and name in columns[:i]]:
         raise UserError(f"{path}: column {twice[0]} is there twice; rename or remove one")
     rows = []

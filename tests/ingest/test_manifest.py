@@ -161,7 +161,7 @@ def test_the_preset_says_which_column_has_the_masks(manifest):
         write_manifest(rows, some)
         (case,) = source_cases(pseudo)
         assert case.read()[1].sum() == 6 and Path("set/p0/pseudo.npy") in case.files
-    fails("column no_path missing", MANIFEST.model_copy(update={"mask": "no_path"}))
+    fails("column no_path missing; it has patient_id, case_id,", MANIFEST.model_copy(update={"mask": "no_path"}))
 
 
 LEFT, RIGHT = [[1, 1], [5, 1], [7, 1]], [[1, 3], [4, 3], [7, 3]]

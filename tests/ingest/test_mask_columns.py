@@ -162,6 +162,21 @@ def test_a_bad_mask_is_named_in_its_part_only(mine, change):
     assert problem["case_id"] == first.case_id
 
 
+@pytest.mark.parametrize(("rows_marked", "said"), [(1, False), (3, True)])
+def test_masks_of_one_column_that_mark_far_more_are_a_warning(mine, capsys, rows_marked, said):
+    mine("made")
+    for n in range(20):
+        for name, line in (("pseudo", slice(0, rows_marked)), ("actual", slice(39, 40))):
+            mask = np.zeros(SIZE, np.uint8)
+            mask[line], mask[10, n] = 1, 1
+            np.save(f"set/c{n}/{name}.npy", mask)
+    run_check()
+    out = capsys.readouterr().out
+    warned = f"masks of {PSEUDO} mark 7.6% of their frame, those of {ACTUAL} 2.6% (medians): make sure that both mark"
+    assert (warned in out) == said
+    assert ("nothing is wrong" in out) != said
+
+
 def test_too_few_patients_are_said_beside_other_mistakes(mine, capsys):
     rows = mine("made")
     write([*rows[:2], rows[2] | {"frame_index": "x"}])

@@ -10,6 +10,7 @@ import pytest
 from helpers.report_inputs import EVIL, Tags, make_inputs
 
 from nightshift.config import params
+from nightshift.config.presets import BySplit, Manifest
 from nightshift.config.sections import Compare
 from nightshift.console.errors import UserError
 from nightshift.core.io import write_json
@@ -145,6 +146,16 @@ def test_random_weights_are_only_claimed_of_random_weights(inputs, monkeypatch):
     for name in ("report.html.j2", "report.md.j2"):
         text = render.render(name, contents)
         assert "random weights" not in text and "Undecided" in text
+
+
+def test_columns_that_the_masks_of_each_part_are_from_are_named(inputs, monkeypatch):
+    arms = arms_of(inputs, monkeypatch)
+    mask = BySplit(train="pseudo", val="actual", test="actual")
+    source = Manifest(kind="manifest", path="m.csv", split="made", mask=mask)
+    about = about_run(params.read().model_copy(update={"source": source}), arms)
+    contents = render.contents(arms, summarise(arms, CHOSEN), [], about, 0.01)
+    for name in ("report.html.j2", "report.md.j2"):
+        assert "pseudo in train, actual in val and actual in test" in render.render(name, contents)
 
 
 def test_the_heatmap_comes_after_the_pictures_with_a_table_of_the_causes_it_met(made):
