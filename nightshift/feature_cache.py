@@ -23,10 +23,10 @@ from nightshift.console.progress import say, steps_bar
 from nightshift.core.hashing import hash_folder
 from nightshift.core.io import read_json, replacing, write_json
 from nightshift.core.project import root
-from nightshift.core.records import Prefix
+from nightshift.core.records import LEVELS, Prefix
 from nightshift.data.dataset import Cases
 from nightshift.data.letterbox import frame_to_square
-from nightshift.data.locations import ENCODED, LEVELS, NO_WEIGHTS, PREPARED, WEIGHTS
+from nightshift.data.locations import ENCODED, NO_WEIGHTS, PREPARED, WEIGHTS
 from nightshift.data.samples import flipped_case
 from nightshift.data.shards import LIMIT
 from nightshift.engine import checkpoints, distributed

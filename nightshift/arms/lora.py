@@ -41,7 +41,7 @@ class InPlaceLinear(Linear):
 
 def prefix(settings: EncoderArmSettings) -> Prefix:
     """The blocks before the first adapted one."""
-    return Prefix(blocks=_numbers(_lora(settings))[0])
+    return Prefix(blocks=_lora(settings).numbers[0])
 
 
 def build(settings: EncoderArmSettings, device: str = "cpu") -> SegmentationModel:
@@ -61,7 +61,7 @@ def open_model(folder: Path, settings: EncoderArmSettings) -> SegmentationModel:
 
     Raises UserError as `load_head`, `merge_adapters` and `encoder.configured` do.
     """
-    neck = encoder.configured(settings, merge=lambda trunk: merge_adapters(trunk, folder))
+    neck = encoder.configured(settings, change=lambda neck: merge_adapters(neck.trunk, folder))
     model = SegmentationModel(neck, settings.preset.depth, settings)
     load_head(model, folder)
     return model.eval()
@@ -85,12 +85,6 @@ def _lora(settings: EncoderArmSettings) -> Lora:
     return settings.arm
 
 
-def _numbers(lora: Lora) -> list[int]:
-    """Of the adapted blocks, ascending: an arm's settings have them resolved."""
-    assert isinstance(lora.blocks, list)
-    return lora.blocks
-
-
 def add_adapters(trunk: ViT, lora: Lora) -> PeftModel:
     """Put new adapters into `trunk`, in place; only they require gradients. The PeftModel saves and loads them."""
     config = LoraConfig(
@@ -98,7 +92,7 @@ def add_adapters(trunk: ViT, lora: Lora) -> PeftModel:
         lora_alpha=lora.alpha,  # type: ignore[arg-type]  # peft takes fractions, too
         lora_dropout=lora.dropout,
         target_modules=list(lora.targets),
-        layers_to_transform=_numbers(lora),
+        layers_to_transform=lora.numbers,
         layers_pattern="blocks",  # also keeps `attn.proj`-like names outside the blocks (patch_embed.proj) out
     )
     config._register_custom_module({nn.Linear: InPlaceLinear})

@@ -112,14 +112,14 @@ def build(size: EncoderSize, device: str = "cpu", rope_real: bool = False) -> Sa
 
 
 def configured(
-    settings: "EncoderSettings", device: str = "cpu", merge: Callable[[ViT], object] = lambda trunk: None
+    settings: "EncoderSettings", device: str = "cpu", change: Callable[[Sam3DualViTDetNeck], object] = lambda neck: None
 ) -> Sam3DualViTDetNeck:
     """The encoder that the settings describe: weights, position tables, precision.
 
     Args:
         settings: the tables are made for its resolution (rope `repaired`), or left as they are (`as_shipped`).
         device: on `meta` there are no weights, whatever the settings say.
-        merge: changes the trunk's weights in place, before they are rounded to half precision.
+        change: of the weights, or of which are trained, before those that are not are rounded to half precision.
 
     Raises:
         UserError: weights that are missing or do not fit.
@@ -134,16 +134,19 @@ def configured(
     if settings.encoder.rope == "repaired":
         make_real(neck.trunk)
         set_grid(neck.trunk, settings.grid)
-    merge(neck.trunk)
+    change(neck)
     if settings.encoder.precision in HALF:
         halve(neck, HALF[settings.encoder.precision])
     return neck
 
 
 def halve(neck: nn.Module, half: torch.dtype) -> None:
-    """Keep what autocast would cast at every use, the weights of linear layers and convolutions, in half precision."""
+    """Keep what autocast would cast at every use, the weights of linear layers and convolutions, in half precision.
+
+    Not those that are trained: an update is often smaller than what half precision can add to a weight.
+    """
     for module in neck.modules():
-        if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
+        if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)) and not module.weight.requires_grad:
             module.to(half)
 
 

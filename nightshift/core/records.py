@@ -32,6 +32,9 @@ class Record(BaseModel):
             raise UserError(f"{path}: not JSON ({error}); `dvc repro` makes it anew") from None
 
 
+LEVELS = 3  # of the neck's levels, finest first, those that the head uses
+
+
 class Prefix(Record):
     """The frozen part of an encoder whose output is kept: `blocks` of the trunk, and what is kept of each case.
 

@@ -9,4 +9,3 @@ SYNTHETIC = Path("data/raw/synthetic")
 SPLITS = ("train", "val", "test")
 WEIGHTS = "weights.json"  # in data/encoded/ARM: the encoder's weights, as data/weights.json has them
 NO_WEIGHTS = {"path": "none"}  # of an arm without an encoder
-LEVELS = 3  # of the neck's levels, finest first, those that the head uses

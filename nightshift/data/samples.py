@@ -7,9 +7,9 @@ from torch import Tensor
 
 from nightshift.config.params import ArmSettings
 from nightshift.console.errors import UserError
+from nightshift.core.records import LEVELS
 from nightshift.data.dataset import Case, Cases
 from nightshift.data.letterbox import frame_to_square, mask_to_square
-from nightshift.data.locations import LEVELS
 from nightshift.data.shards import Shards
 
 

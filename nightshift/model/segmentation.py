@@ -43,7 +43,10 @@ class SegmentationModel(ArmModel):
         self.head = SegmentationHead(settings.preset.d_model, settings.head, settings.view)
 
     def train(self, mode: bool = True) -> Self:
-        """The encoder stays in eval mode, or its drop-path would run; only the adapters' own dropout follows `mode`."""
+        """The encoder stays in eval mode; only the adapters' own dropout follows `mode`.
+
+        Else its drop-path would run: not in the kept prefix, so arms would differ in more than in what they train.
+        """
         super().train(mode)
         self.neck.eval()
         for name, module in self.neck.named_modules():
@@ -56,8 +59,7 @@ class SegmentationModel(ArmModel):
         with self._autocast():
             if tokens is None:
                 assert images is not None  # one of the two is given
-                with torch.no_grad():
-                    tokens = encoder.run_prefix(self.neck.trunk, images, self.start)
+                tokens = encoder.run_prefix(self.neck.trunk, images, self.start)
             return encoder.run_suffix(self.neck.trunk, tokens, self.start, self.activation_checkpointing)
 
     def levels(self, features: Tensor) -> list[Tensor]:

@@ -77,7 +77,7 @@ run(lambda: import_module(f"stages.{{stage}}").main(arm))
 @pytest.fixture
 def project(small, prepared) -> Path:
     """Miniature settings with prepared cases and a probe that lets all arms pass; a checkpoint after every batch."""
-    small({"train.epochs": 3, "arms.lora.dropout": 0.3})
+    small({"train.epochs": 3, "arms.lora.dropout": 0.3, "arms.full": {"kind": "full", "neck": True}})
     Path("hardware.yaml").write_text("device: cpu\nthreads: 1\ncheckpoint_minutes: 0\n")
     settings = params.read()
     for name in settings.arms:
