@@ -42,7 +42,6 @@ def plan(settings: Settings) -> None:
 
     import psutil
 
-    from nightshift.backbone.encoder import count_parameters
     from nightshift.commands import planning
     from nightshift.console.progress import bar, gigabytes, hours, say
     from nightshift.engine.device import device as configured_device
@@ -57,16 +56,16 @@ def plan(settings: Settings) -> None:
     tokens = f"{grid} x {grid} = {grid**2} tokens per case"
     say(f"{settings.use.encoder} at {settings.resolution} px: {tokens}, {settings.encoder.precision}")
     say(f"{settings.use.data}: " + ", ".join(f"{n} {name}" for name, n in cases.items()) + f" cases; on {device}")
-    problems, kept = [], 0
+    problems, disk = [], 0
     for name in settings.arms:
         arm = settings.arm(name)
-        trained = count_parameters(planning.new_model(arm, "meta"))
         forecast = planning.forecast(arm, cases, device, process_bytes, bar(f"  {name}", "step"))
         prefix = prefix_of(arm)
         once = f"{prefix.blocks} of {depth} blocks once per case" if prefix else "no encoder"
-        say(f"\n{name}: {once}, {trained:,} parameters trained")
+        say(f"\n{name}: {once}, {forecast.trained:,} parameters trained")
         say(f"  peak memory   {gigabytes(forecast.need)} of {gigabytes(forecast.memory)}")
-        say(f"  cache on disk {gigabytes(forecast.kept)} of {gigabytes(free)} free")
+        written = ", ".join(f"{gigabytes(size)} of {name}" for name, size in forecast.disk._asdict().items())
+        say(f"  disk          {written}; {gigabytes(free)} free")
         if forecast.took:
             measured = f"from {forecast.took.measured}, {forecast.took.step:.2f} s per batch"
             say(f"  time          {hours(forecast.seconds)}, {measured}")
@@ -75,11 +74,11 @@ def plan(settings: Settings) -> None:
                 f"the {name} arm needs {gigabytes(forecast.need)} of memory and there are "
                 f"{gigabytes(forecast.memory)}; try {planning.advice(arm, device, process_bytes, forecast.memory)}"
             )
-        kept += forecast.kept
-    if kept > free:
+        disk += sum(forecast.disk)
+    if disk > free:
         problems.append(
-            f"the caches need {gigabytes(kept)} of disk and {gigabytes(free)} are free; free some, or lower "
-            "encoder.resolution"
+            f"the arms need {gigabytes(disk)} of disk and {gigabytes(free)} are free; free some, lower "
+            "encoder.resolution for smaller caches, or train fewer blocks for smaller checkpoints"
         )
     if problems:
         raise UserError("it does not fit: " + "; ".join(problems))
@@ -94,6 +93,7 @@ def cards(changes: Sequence[str]) -> None:
     from nightshift.config import params
     from nightshift.console.progress import bar, gigabytes
 
+    gpu = torch.device("cuda")
     full = [*changes, "use.encoder=sam3", "encoder.precision=bf16"]
     by_side = {side: params.read([*full, f"encoder.resolution={side}"]) for side in SIDES}
     for name in by_side[SIDES[0]].arms:
@@ -103,7 +103,7 @@ def cards(changes: Sequence[str]) -> None:
         for side, settings in by_side.items():
             needs: list[tuple[dict[str, str], int]] = []
             for keys, changed in bar(f"{name} at {side} px", "set")(planning.options(settings.arm(name))):
-                needs.append((keys, planning.needed(planning.tensor_bytes(changed), torch.device("cuda"), 0)))
+                needs.append((keys, planning.needed(planning.tensor_bytes(changed, gpu), gpu, 0)))
                 if needs[-1][1] <= min(CARDS) * 10**9:
                     break  # the quickest settings for every card are among these
             cells = []

@@ -7,7 +7,7 @@ are measured, by up to 20 whole training steps of the arm itself.
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import psutil
 import torch
@@ -19,6 +19,7 @@ from nightshift.config.params import ArmSettings, DataSettings, EncoderArmSettin
 from nightshift.config.presets import Simulated
 from nightshift.console.progress import Progress
 from nightshift.data.locations import SPLITS
+from nightshift.engine.checkpoints import KEPT
 from nightshift.engine.device import autocast, give_memory_back
 from nightshift.feature_cache import bytes_per_case, cases_kept
 from nightshift.ingest.record import Problems, SourceCase
@@ -32,6 +33,7 @@ from nightshift.training.step import add_gradients, micro_batch_size, optimiser_
 
 MEASURED_STEPS, MEASURED_SECONDS = 20, 60.0  # per arm: that many training steps, fewer where they take longer
 OVERHEAD = 1.1  # of what tensors take: fragments, and what kernels use internally
+STATES = 4  # of each trained parameter in a checkpoint: its value, the best one, and the two moments of AdamW
 CONTEXT = 2**30  # bytes of a GPU that CUDA, cuDNN and the kernels themselves take
 
 
@@ -49,17 +51,26 @@ class Time:
     measured: str
 
 
+class Disk(NamedTuple):
+    """Bytes that an arm writes: what is kept of its prefix, checkpoints while it trains, and models."""
+
+    cache: int
+    checkpoints: int
+    models: int
+
+
 @dataclass(frozen=True)
 class Forecast:
     """What an arm takes, in bytes and seconds.
 
-    `need`: of memory, and `memory` that the device has. `kept`: of disk for the cached features. `took` is None and
-    `seconds` 0 where it does not fit.
+    `trained`: number of parameters. `need`: of memory, and `memory` that the device has. `took` is None and `seconds` 0
+    where it does not fit.
     """
 
+    trained: int
     need: int
     memory: int
-    kept: int
+    disk: Disk
     took: Time | None
     seconds: float
 
@@ -125,17 +136,23 @@ def start_of(settings: ArmSettings) -> int:
     return prefix.blocks if prefix else 0
 
 
-def tensor_bytes(settings: ArmSettings) -> int:
-    """Peak bytes of all tensors in a training step of the arm, with `micro_batch` cases per forward pass."""
+def tensor_bytes(settings: ArmSettings, device: torch.device) -> int:
+    """Peak bytes of all tensors on `device` in a training step of the arm, with `micro_batch` cases per forward pass.
+
+    On the CPU the best parameters so far are among them.
+    """
     train, cpu, start = settings.train, torch.device("cpu"), start_of(settings)
     counted = min(train.batch_size, 2 * micro_batch_size(train))  # further forward passes take no more than the second
 
     def two_steps(model: ArmModel) -> None:
         optimiser = optimiser_of(model, train)
+        best: list[Tensor] = []
         for _ in range(2):  # from the second one on, the optimiser's state is in memory as well
             optimiser.zero_grad()
             add_gradients(model, noise_batch(settings, start, counted, cpu), train, cpu)
             optimiser.step()
+            if device.type == "cpu" and not best:
+                best += [p.detach().clone() for p in model.parameters() if p.requires_grad]
 
     waiting = noise_batch(settings, start, 1, torch.device("meta"))
     rest = sum(value.nbytes for value in waiting.values()) * (train.batch_size - counted)
@@ -227,12 +244,13 @@ def forecast(
         process_bytes: as in `needed`.
         progress: wraps the measured steps.
     """
-    memory, kept = memory_of(device), disk_bytes(settings, cases)
-    need = needed(tensor_bytes(settings), device, process_bytes)
+    trained = encoder.count_parameters(new_model(settings, "meta"))
+    memory, disk = memory_of(device), disk_of(settings, cases, trained)
+    need = needed(tensor_bytes(settings, device), device, process_bytes)
     if need > memory:
-        return Forecast(need, memory, kept, None, 0.0)
+        return Forecast(trained, need, memory, disk, None, 0.0)
     took = measure(settings, device, progress)
-    return Forecast(need, memory, kept, took, total_seconds(settings, cases, took))
+    return Forecast(trained, need, memory, disk, took, total_seconds(settings, cases, took))
 
 
 def memory_of(device: torch.device) -> int:
@@ -248,7 +266,7 @@ def advice(settings: ArmSettings, device: torch.device, process_bytes: int, memo
     `++` sets a key whether it is in the arm's section of params.yaml or not.
     """
     for changes, changed in options(settings):
-        if needed(tensor_bytes(changed), device, process_bytes) <= memory:
+        if needed(tensor_bytes(changed, device), device, process_bytes) <= memory:
             return " ".join(f"-S ++{key}={value}" for key, value in changes.items())
     return "a smaller encoder.resolution"
 
@@ -263,11 +281,12 @@ def total_seconds(settings: ArmSettings, cases: dict[str, int], took: Time) -> f
     return encoded * took.prefix + len(train.seeds) * (training + cases["test"] * took.case)
 
 
-def disk_bytes(settings: ArmSettings, cases: dict[str, int]) -> int:
-    """Size of the cached features of all train and val cases."""
-    prefix = prefix_of(settings)
-    if prefix is None or not prefix.blocks:
-        return 0
-    assert isinstance(settings, EncoderArmSettings)
-    kept = sum(cases_kept(settings.encode, cases["train"], cases["val"]).values())
-    return kept * bytes_per_case(settings, prefix.output)
+def disk_of(settings: ArmSettings, cases: dict[str, int], trained: int) -> Disk:
+    """What the arm writes at most, with `trained` parameters of float32: those of the best epoch are its model."""
+    prefix, seeds, cache = prefix_of(settings), len(settings.train.seeds), 0
+    if prefix is not None and prefix.blocks:
+        assert isinstance(settings, EncoderArmSettings)
+        kept = sum(cases_kept(settings.encode, cases["train"], cases["val"]).values())
+        cache = kept * bytes_per_case(settings, prefix.output)
+    files = seeds * KEPT + 1  # the one more is being written
+    return Disk(cache, files * STATES * 4 * trained, seeds * 4 * trained)

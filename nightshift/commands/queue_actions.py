@@ -70,7 +70,7 @@ def forecast_of(names: Sequence[str], settings: Settings) -> str:
     seed_everything(0)
     cases = planning.counts(settings.data)
     where, process, free = device(), psutil.Process().memory_info().rss, shutil.disk_usage(Path.cwd()).free
-    seconds, need, memory, kept = 0.0, 0, 0, 0
+    seconds, need, memory, disk = 0.0, 0, 0, 0
     resumed = []
     for name in names:
         arm = settings.arm(name)
@@ -86,12 +86,12 @@ def forecast_of(names: Sequence[str], settings: Settings) -> str:
         if share:
             resumed.append(f"{name} goes on from {share:.0%} of its training, of {run}")
         seconds += found.seconds * (1 - share)
-        need, kept = max(need, found.need), kept + found.kept
-    if kept > free:
-        raise UserError(f"the cache needs {gigabytes(kept)} of disk and {gigabytes(free)} are free")
+        need, disk = max(need, found.need), disk + sum(found.disk)
+    if disk > free:
+        raise UserError(f"the run needs {gigabytes(disk)} of disk and {gigabytes(free)} are free")
     end = datetime.now() + timedelta(seconds=seconds)
     day = "" if end.date() == datetime.now().date() else f" on {end:%a %d %b}"
-    takes = [f"{gigabytes(need)} of {gigabytes(memory)}", f"{gigabytes(kept)} of cache ({gigabytes(free)} free)"]
+    takes = [f"{gigabytes(need)} of {gigabytes(memory)}", f"{gigabytes(disk)} of disk ({gigabytes(free)} free)"]
     return ", ".join([f"ends about {end:%H:%M}{day} ({hours(seconds)})", *takes, *resumed])
 
 

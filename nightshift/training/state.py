@@ -81,7 +81,7 @@ class TrainingState:
         self.progress.scaler = self.scaler.state_dict()
         self.progress.seconds += time.monotonic() - self.saved_at
         if distributed.rank() == 0:
-            checkpoints.save(self.folder, step, {k: v.cpu().clone() for k, v in tensors.items()}, vars(self.progress))
+            checkpoints.save(self.folder, step, {k: v.cpu() for k, v in tensors.items()}, vars(self.progress))
         self.saved_at = time.monotonic()
 
     def _random(self) -> list[Tensor]:
@@ -167,5 +167,6 @@ class TrainingState:
         progress.curves.append(row | {"val_loss": val_loss, "val_dice": float(dice[top])})
         if progress.best is None or dice[top] > progress.best["val_dice"]:
             progress.best = {"epoch": progress.epoch, "threshold": THRESHOLDS[top], "val_dice": float(dice[top])}
-            self.best = {name: p.detach().cpu().clone() for name, p in self.parameters.items()}
+            for name, p in self.parameters.items():  # one by one: all of them may be a third of the memory
+                self.best[name] = p.detach().cpu().clone()
         progress.epoch, progress.batch, progress.losses = progress.epoch + 1, 0, []

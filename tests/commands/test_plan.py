@@ -1,28 +1,35 @@
 """`nightshift plan`: memory as it is really taken, counts as `prepare` makes them, settings that help."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from nightshift.backbone.encoder import count_parameters
 from nightshift.commands import plan, planning
 from nightshift.commands.main import dispatch
 from nightshift.commands.memory import Counter
 from nightshift.config import params
 from nightshift.console.errors import UserError
+from nightshift.core.records import Prefix
 from nightshift.data.locations import SPLITS
 from nightshift.engine.device import seed_everything
+from nightshift.feature_cache import EncodeSettings, encode_arm
 from nightshift.model.kinds import kind_of
 from nightshift.training.step import add_gradients, optimiser_of
+from nightshift.training.trainer import train_arm
 
-CPU = torch.device("cpu")
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 
-@pytest.mark.parametrize("arm", ["frozen", "lora"])
+@pytest.mark.parametrize("arm", ["frozen", "lora", "full"])
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("micro_batch", [1, "all"])
 def test_fake_tensors_take_what_real_ones_take(small, arm, checkpointing, micro_batch):
     changes = {"arms.lora.activation_checkpointing": checkpointing, "train.micro_batch": micro_batch}
+    changes["arms.full"] = {"kind": "full", "activation_checkpointing": checkpointing, "neck": True}
     settings = small(changes, arm)
-    predicted = planning.tensor_bytes(settings)
+    predicted = planning.tensor_bytes(settings, GPU)
     train, start = settings.train, kind_of(settings).prefix(settings).blocks
     seed_everything(0)
     model = planning.new_model(settings, "cpu")
@@ -35,11 +42,13 @@ def test_fake_tensors_take_what_real_ones_take(small, arm, checkpointing, micro_
             add_gradients(model, planning.noise_batch(settings, start, train.batch_size, CPU), train, CPU)
             optimiser.step()
     assert predicted == pytest.approx(counter.peak, rel=0.02)
+    best = 4 * count_parameters(model)  # on a GPU these are in the memory of the CPU
+    assert planning.tensor_bytes(settings, CPU) == pytest.approx(predicted + best, rel=0.02)
 
 
 def test_fewer_cases_at_a_time_and_checkpointing_take_less_memory(small):
     settings = small({"train.batch_size": 4, "arms.lora.blocks": "all"}, "lora")
-    needs = [(keys, planning.tensor_bytes(changed)) for keys, changed in planning.options(settings)]
+    needs = [(keys, planning.tensor_bytes(changed, CPU)) for keys, changed in planning.options(settings)]
     assert [keys for keys, _ in needs[:2]] == [{}, {"arms.lora.micro_batch": "2"}]
     assert needs[-1][0] == {"arms.lora.micro_batch": "1", "arms.lora.activation_checkpointing": "true"}
     first, last = needs[:3], needs[3:]
@@ -61,7 +70,27 @@ def test_the_advised_keys_are_settings_of_their_arm(small):
         settings = small({"train.batch_size": 4}, arm)
         for keys, changed in planning.options(settings):
             read = params.read([f"++{key}={value}" for key, value in keys.items()]).arm(arm)
-            assert planning.tensor_bytes(read) == planning.tensor_bytes(changed)
+            assert planning.tensor_bytes(read, CPU) == planning.tensor_bytes(changed, CPU)
+
+
+def test_the_disk_is_what_a_training_leaves(small, prepared):
+    """The tokens, all checkpoints that are there at a time, and the models, to the headers of the files."""
+    small({"arms.full": {"kind": "full", "blocks": {"last": 2}}, "train.seeds": [0, 1]})
+    settings = params.read().arm("full")
+    trained = count_parameters(planning.new_model(settings, "meta"))
+    planned = planning.disk_of(settings, {"train": 5, "val": 2, "test": 2}, trained)
+    encode_arm(
+        "full", EncodeSettings(**settings.model_dump(include=set(EncodeSettings.model_fields))), Prefix(blocks=1)
+    )
+    train_arm(settings)
+    written = {
+        folder: sum(path.stat().st_size for path in Path(folder).rglob("*.safetensors"))
+        for folder in ("data/encoded", ".nightshift/checkpoints/train@full", "models")
+    }
+    one = 4 * 4 * trained  # the checkpoint that is being written
+    expected = (planned.cache, planned.checkpoints - one, planned.models)
+    assert tuple(written.values()) == pytest.approx(expected, rel=0.1)
+    assert all(real > plan for real, plan in zip(written.values(), expected, strict=True))  # the headers
 
 
 def test_counts_are_those_of_prepare(small, prepared, pictures, change):
@@ -88,7 +117,7 @@ def test_the_plan_names_every_arm_of_params_and_says_that_it_fits(small, capsys)
         "frozen: 3 of 3 blocks once per case",
         "lora: 1 of 3 blocks once per case",
         "wide: 2 of 3 blocks once per case",
-        "cache on disk 0.0 GB",
+        "disk          0.0 GB of cache, 0.0 GB of checkpoints, 0.0 GB of models; ",
         "from 20 steps of 2 cases",
         "\nit fits",
     ):
@@ -97,7 +126,7 @@ def test_the_plan_names_every_arm_of_params_and_says_that_it_fits(small, capsys)
 
 def test_what_does_not_fit_ends_with_settings_that_do(small, monkeypatch):
     settings = small({"train.batch_size": 4}, "lora")
-    sizes = {tuple(keys.items()): planning.tensor_bytes(changed) for keys, changed in planning.options(settings)}
+    sizes = {tuple(keys.items()): planning.tensor_bytes(changed, CPU) for keys, changed in planning.options(settings)}
     monkeypatch.setattr(planning, "needed", lambda tensors, device, process_bytes: tensors)
     enough = sizes[(("arms.lora.micro_batch", "2"),)]
     monkeypatch.setattr(planning, "memory_of", lambda device: enough)
@@ -113,7 +142,7 @@ def test_what_does_not_fit_ends_with_settings_that_do(small, monkeypatch):
 def test_cards_is_a_table_for_each_arm(small, monkeypatch, capsys):
     """On the very small encoder: full-size SAM 3 takes a minute."""
     settings = small({"train.batch_size": 2}, "lora")
-    least = min(planning.tensor_bytes(changed) for _, changed in planning.options(settings))
+    least = min(planning.tensor_bytes(changed, GPU) for _, changed in planning.options(settings))
     monkeypatch.setattr(planning, "needed", lambda tensors, device, process_bytes: tensors * 10**9 // least)
     monkeypatch.setattr(plan, "SIDES", (56,))
     monkeypatch.setattr(plan, "CARDS", (1, 80))

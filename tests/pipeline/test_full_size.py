@@ -9,17 +9,22 @@ import pytest
 import torch
 import yaml
 from helpers.chain import ROOT, clone, edit, ran
+from helpers.data import source_case, written
+from helpers.engine import environment
 from safetensors.torch import save_file
 
 from nightshift.backbone import encoder
 from nightshift.backbone.full_size import FULL_SIZE
+from nightshift.backbone.pretrained import RECORD
 from nightshift.backbone.state_dict import load
 from nightshift.commands import planning
 from nightshift.config.params import read, read_preset
 from nightshift.config.presets import Encoder
 from nightshift.console.errors import UserError
+from nightshift.core.io import write_json
 
 pytestmark = pytest.mark.slow
+CPU = torch.device("cpu")
 PLACE = "detector.backbone.vision_backbone."
 LOAD = """
 import json, sys, time
@@ -34,30 +39,27 @@ before, start = resident("VmRSS"), time.perf_counter()
 report = state_dict.load(neck, Path(sys.argv[1]))
 print(json.dumps({"seconds": time.perf_counter() - start, "memory": resident("VmHWM") - before, "said": str(report)}))
 """
-STEP = """
-import resource, sys, psutil, torch
-from nightshift.commands import planning
-from nightshift.config.params import read
-from nightshift.engine import device
-from nightshift.training.step import add_gradients, optimiser_of
-settings = read(sys.argv[2:]).arm(sys.argv[1])
-device.seed_everything(0)
-process, cpu = psutil.Process().memory_info().rss, torch.device("cpu")
-model, train = planning.new_model(settings, "cpu"), settings.train
-if model.activation_checkpointing:
-    device.give_memory_back()
-optimiser = optimiser_of(model, train)
-for _ in range(2):
-    optimiser.zero_grad()
-    add_gradients(model, planning.noise_batch(settings, model.start, train.batch_size, cpu), train, cpu)
-    optimiser.step()
-print(process, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+STAGE = """
+import sys, psutil
+from nightshift.config import params
+from nightshift.feature_cache import EncodeSettings, encode_arm
+from nightshift.jobs.resources import peak_memory
+from nightshift.model.kinds import prefix_of
+from nightshift.training.trainer import train_arm
+stage, name, *changes = sys.argv[1:]
+settings, process = params.read(changes).arm(name), psutil.Process().memory_info().rss
+if stage == "encode":
+    shared = settings.model_dump(include=set(EncodeSettings.model_fields))
+    encode_arm(name, EncodeSettings(**shared), prefix_of(settings))
+else:
+    train_arm(settings)
+print(process, peak_memory())
 """
 
 
 def python(code: str, *arguments: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code, *arguments], env=environment(), capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()[-1]
@@ -123,20 +125,28 @@ def test_a_file_of_sam31_is_loaded_strictly_or_not_at_all(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name, changes",
+    "kind, side, cases, section",
     [
-        ("lora", ["encoder.resolution=504", "train.batch_size=1"]),
-        ("lora", ["encoder.resolution=504", "train.batch_size=2", "arms.lora.blocks={last: 8}"]),
-        ("lora", ["encoder.resolution=1008", "train.batch_size=1", "arms.lora.activation_checkpointing=true"]),
-        ("frozen", ["encoder.resolution=1008", "train.batch_size=2"]),
+        ("lora", 504, 1, {}),
+        ("lora", 504, 2, {"blocks": {"last": 8}}),
+        ("lora", 1008, 1, {"activation_checkpointing": True}),
+        ("frozen", 1008, 2, {}),
+        ("full", 336, 1, {"blocks": {"last": 4}, "neck": True}),
+        ("full", 504, 1, {"activation_checkpointing": True}),
     ],
 )
-def test_the_plan_predicts_the_memory_of_a_step(name, changes):
-    changes = ["use.encoder=sam3", *changes]
-    process, real = map(int, python(STEP, name, *changes).split())
-    tensors = planning.tensor_bytes(read(changes).arm(name))
-    predicted = planning.needed(tensors, torch.device("cpu"), process)
-    print(f"{name} {changes}: predicted {predicted / 1e9:.2f} GB, real {real / 1e9:.2f} GB")
+def test_the_plan_predicts_the_memory_of_a_training(checkout, change, kind, side, cases, section):
+    """Two epochs of one step, with validation, checkpoints and the saved model."""
+    change({"arms.mine": {"kind": kind, **section}, "use.encoder": "sam3", "encoder.resolution": side,
+            "train.epochs": 2, "train.batch_size": cases})  # fmt: skip
+    write_json(RECORD, {"path": "random"})
+    for name, some in {"train": range(cases), "val": range(8, 9)}.items():
+        written(Path("data/prepared") / name, [source_case(i, f"p{i}") for i in some])
+    python(STAGE, "encode", "mine")
+    process, real = map(int, python(STAGE, "train", "mine").split())
+    tensors = planning.tensor_bytes(read().arm("mine"), CPU)
+    predicted = planning.needed(tensors, CPU, process)
+    print(f"{kind} {side} px {section}: predicted {predicted / 1e9:.2f} GB, real {real / 1e9:.2f} GB")
     assert predicted == pytest.approx(real, rel=0.2)
 
 
