@@ -1,86 +1,160 @@
-"""How well a GPU is used: encoding against the GPU's own matrix products, and the LoRA step at 1008 px.
+"""All that needs a GPU, in ten minutes on one card: how well it is used, and whether its results can be trusted.
 
-No rows without CUDA. The step is timed with torch.compile off and on, which the pipeline itself does not use.
+Every part runs in a process of its own, so that one that fails, takes too long or is out of memory costs only itself.
 """
 
-import statistics
+import argparse
+import os
+import signal
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from helpers.chain import ROOT
 
-from benchmarks.arms import LORA, NAME
-from benchmarks.timing import Row, row
-from nightshift.backbone import encoder
-from nightshift.commands import planning
-from nightshift.config.params import ArmSettings, read
-from nightshift.engine.device import HALF, autocast
-from nightshift.jobs.resources import peak_device_memory
-from nightshift.training.step import add_gradients, optimiser_of
+from benchmarks.gpu_part import read_rows, write_rows
+from benchmarks.timing import Row, line, noted, row
 
-FULL = ("use.encoder=sam3", "encoder.resolution=1008", "encoder.precision=bf16", LORA)
-BATCHES, ROUNDS = (1, 4), 10
+OUT = Path("reports/benchmark-gpu.json")
+MINUTES = 8.5
+LAST_SECONDS = 110.0  # kept for the last parts
+COLUMNS = {  # of the table, by a row's measure
+    "seconds_per_case": "s/case", "share_of_peak": "of peak", "gpu_share": "GPU busy", "memory": "GB",
+    "plan": "plan GB", "difference": "differs", "same_bits": "same bits",
+}  # fmt: skip
+PYTEST = ("-q", "-rfE", "--tb=line", "-n", "8", "-p", "no:cacheprovider")
+TESTED = [f"tests/{name}" for name in ("engine", "training", "arms", "backbone", "evaluation")]
+
+
+@dataclass(frozen=True)
+class Part:
+    """`seconds`: at most. `beside`: runs from the start on beside the others, on the CPU; `last`: with others, last."""
+
+    name: str
+    seconds: float
+    beside: bool = False
+    last: bool = False
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+PARTS = (
+    Part("plan", 480, beside=True, environment={"CUDA_VISIBLE_DEVICES": ""}),
+    Part("encode", 90),
+    Part("lora", 140),
+    Part("epochs", 75),
+    Part("modes", 60),
+    Part("strict", 45, environment={"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}),
+    Part("others", 75),
+    Part("latency", 40),
+    Part("resume", 150, last=True),
+    Part("tests", 120, last=True),
+)
 
 
 def rows() -> Iterator[Row]:
-    """Encoding, and LoRA steps of different batches; none without CUDA."""
-    if not torch.cuda.is_available():
-        return
-    device = torch.device("cuda")
-    yield from encode_rows(read(FULL).arm(NAME), device, side=8192)
-    for cases in BATCHES:
-        for compiled in (False, True):
-            yield from step_rows(read([*FULL, f"train.batch_size={cases}"]).arm(NAME), device, compiled)
+    """The rows of all parts; none without CUDA."""
+    if torch.cuda.is_available():
+        measure(PARTS, OUT, MINUTES, small=False)
+        yield from read_rows(OUT)
 
 
-def encode_rows(settings: ArmSettings, device: torch.device, side: int) -> Iterator[Row]:
-    """TFLOP/s of the trunk on four frames, and its share of what square products of `side` reach."""
-    neck = encoder.configured(settings).to(device)
-    images = torch.rand(4, 3, settings.resolution, settings.resolution, device=device)
-
-    def encode() -> None:
-        with torch.no_grad(), autocast(device, settings.encoder.precision):
-            encoder.run_prefix(neck.trunk, images, settings.preset.depth)
-
-    with FlopCounterMode(display=False) as counted:
-        encode()
-    one, other = (torch.rand(side, side, device=device, dtype=HALF[settings.encoder.precision]) for _ in range(2))
-    pairs = [(_seconds(encode, device), _seconds(lambda: one @ other, device)) for _ in range(ROUNDS + 1)][1:]
-    ours, peak = (statistics.median(times) for times in zip(*pairs, strict=True))
-    speed, best = counted.get_total_flops() / ours / 1e12, 2 * side**3 / peak / 1e12
-    yield row("encode_tflops", speed, "TFLOP/s")
-    yield row("encode_over_matmul_peak", speed / best, "ratio")
-
-
-def step_rows(settings: ArmSettings, device: torch.device, compiled: bool) -> Iterator[Row]:
-    """Seconds and peak memory of the device of a whole LoRA training step, `train.batch_size` cases."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    train, model = settings.train, planning.new_model(settings, str(device))
-    if compiled:
-        model.compile()
-    optimiser = optimiser_of(model, train)
-    batch = planning.noise_batch(settings, model.start, train.batch_size, device)
-
-    def step() -> None:
-        optimiser.zero_grad()
-        add_gradients(model, batch, train, device)
-        optimiser.step()
-
-    for _ in range(2):  # compiles, and makes the optimiser's state
-        step()
-    seconds = statistics.median(_seconds(step, device) for _ in range(ROUNDS))
-    name = f"lora_step_1008_batch{train.batch_size}_compile_{'on' if compiled else 'off'}"
-    yield row(f"{name}_seconds", seconds, "s")
-    yield row(f"{name}_peak", peak_device_memory() / 1e9, "GB")
+def main(given: Sequence[str]) -> None:
+    """Measure the parts, then print the table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks gpu", description=__doc__)
+    parser.add_argument("--out", type=Path, default=OUT, help=f"a JSON file, by default {OUT}")
+    parser.add_argument("--parts", default="", help=f"of {','.join(part.name for part in PARTS)}; by default all")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="in all; what does not fit is left out")
+    parser.add_argument("--small", action="store_true", help="a try on the CPU with the tiny encoder")
+    arguments = parser.parse_args(given)
+    names = arguments.parts.split(",") if arguments.parts else [part.name for part in PARTS]
+    if unknown := set(names) - {part.name for part in PARTS}:
+        parser.error(f"no part {', '.join(sorted(unknown))}")
+    if not arguments.small and not torch.cuda.is_available():
+        parser.error("torch sees no GPU here; --small tries everything on the CPU")
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    measure([part for part in PARTS if part.name in names], arguments.out, arguments.minutes, arguments.small)
+    print(*table(read_rows(arguments.out)), f"benchmarks: {arguments.out}", sep="\n")
 
 
-def _seconds(action: Callable[[], object], device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    action()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
+def measure(parts: Sequence[Part], out: Path, minutes: float, small: bool) -> None:
+    """Run the parts: those beside the others, then one after the other, then the last ones at once."""
+    end = time.monotonic() + 60 * minutes
+    reserved = LAST_SECONDS if any(part.last for part in parts) else 0.0
+    beside = [Run(part, out, small, end) for part in parts if part.beside]
+    for part in parts:
+        if not part.beside and not part.last:
+            Run(part, out, small, end - reserved).finish()
+    last = [Run(part, out, small, end) for part in parts if part.last]
+    for run in [*last, *beside]:
+        run.finish()
+    out.with_suffix(".lock").unlink(missing_ok=True)
+
+
+class Run:
+    """A part's process. What it prints is shown, its errors go to OUT.log; a line says how long it took."""
+
+    def __init__(self, part: Part, out: Path, small: bool, end: float) -> None:
+        self.part, self.out, self.start = part, out, time.monotonic()
+        self.end = end if small else min(end, self.start + part.seconds)
+        command = [sys.executable, "-m", "benchmarks.gpu_part", part.name, "--out", str(out.absolute())]
+        self.log = out.with_suffix(".log").open("a", encoding="utf-8")
+        print(f"\n==== {part.name}", file=self.log, flush=True)
+        output = None
+        if part.name == "tests":
+            command = [sys.executable, "-m", "pytest", *PYTEST, *TESTED]
+            output = out.with_suffix(".tests.txt").open("w", encoding="utf-8")
+        elif small:
+            command.append("--small")
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, env=os.environ | part.environment | {"PYTHONUNBUFFERED": "1"},
+            stdout=output, stderr=self.log, start_new_session=True,
+        )  # fmt: skip
+
+    def finish(self) -> None:
+        """Wait for it, no longer than it may take, and write how it ended."""
+        try:
+            status = self.process.wait(max(0.0, self.end - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            status = None
+        self.log.close()
+        name = f"part_{self.part.name}"
+        found = [row(f"{name}.seconds", time.monotonic() - self.start, "s")]
+        if status != 0:
+            found.append(noted(f"{name}.ended", "out of time" if status is None else f"with status {status}"))
+        if self.part.name == "tests":
+            text = self.out.with_suffix(".tests.txt").read_text(encoding="utf-8").strip().splitlines()
+            found += [noted(f"{name}.result", text[-1] if text else "nothing")]
+        write_rows(self.out, found)
+
+
+def table(found: Sequence[Row]) -> list[str]:
+    """Lines of a table with COLUMNS, one for each WHAT/VARIANT, and below it what has no column."""
+    cells: dict[str, dict[str, Row]] = {}
+    rest = []
+    for one in found:
+        name, _, measure = str(one["name"]).rpartition(".")
+        if measure in COLUMNS and one["value"] is not None:
+            cells.setdefault(name, {})[measure] = one
+        else:
+            rest.append(one)
+    plans = {name: values.pop("plan") for name, values in cells.items() if "plan" in values}
+    lines = [f"{'':48}" + "".join(f"{title:>10}" for title in COLUMNS.values())]
+    for name, values in cells.items():
+        if values:
+            all_values = values | {key: plans[what] for key in ("plan",) if (what := name.split("/")[0]) in plans}
+            lines.append(f"{name:48}" + "".join(_cell(all_values.get(measure)) for measure in COLUMNS))
+    return [*(line(one).rpartition(", torch")[0] for one in rest), "", *lines]
+
+
+def _cell(one: Row | None) -> str:
+    return f"{'':10}" if one is None else f"{one['value']:10.4f}"
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

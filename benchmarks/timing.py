@@ -8,7 +8,7 @@ import torch
 
 from nightshift.jobs.resources import machine
 
-Row = dict[str, str | float]  # of reports/benchmark.json
+Row = dict[str, str | float | None]  # of reports/benchmark.json; without a value there is a note
 
 
 def seconds(action: Callable[[], object]) -> float:
@@ -37,6 +37,21 @@ def ratio(name: str, one: list[float], other: list[float]) -> Row:
 
 def row(name: str, value: float, unit: str) -> Row:
     """A row of the table, with the device and the version of torch."""
+    return {"name": name, "value": round(value, 5), "unit": unit, **_where()}
+
+
+def noted(name: str, note: str) -> Row:
+    """A row that has words instead of a value: a kernel's name, or why there is no value."""
+    return {"name": name, "value": None, "unit": "", **_where(), "note": " ".join(note.split())[:200]}
+
+
+def line(one: Row) -> str:
+    """A row as it is printed."""
+    value = one.get("note", "") if one["value"] is None else f"{one['value']:10.4f} {one['unit']:6}"
+    return f"{one['name']:44} {value} {one['device']}, torch {one['torch']}"
+
+
+def _where() -> dict[str, str]:
     gpu = machine()["gpu"]
     device = f"cpu, {torch.get_num_threads()} threads" if gpu == "none" else gpu
-    return {"name": name, "value": round(value, 5), "unit": unit, "device": device, "torch": torch.__version__}
+    return {"device": device, "torch": torch.__version__}

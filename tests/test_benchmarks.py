@@ -1,50 +1,99 @@
 """The GPU's rows of `make bench`, on the CPU and very small: that they run and what they count, not how fast."""
 
-import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import ROOT
+from torch.utils.data import default_collate
 
-from benchmarks import arms, gpu
+from benchmarks import arms, gpu, gpu_encode, gpu_part, gpu_rows, gpu_steps, timing, variants
 from nightshift.backbone import encoder
 from nightshift.engine.device import seed_everything
 
 CPU = torch.device("cpu")
 
 
-def test_encoding_counts_what_the_products_cost(small):
-    settings = small({"encoder.precision": "bf16"})
-    rows = {row["name"]: row["value"] for row in gpu.encode_rows(settings, CPU, side=64)}
-    assert set(rows) == {"encode_tflops", "encode_over_matmul_peak"} and all(value > 0 for value in rows.values())
+@pytest.fixture
+def bench(small, monkeypatch):
+    """Of the very small encoder, on the CPU."""
+    small()
+    monkeypatch.setattr(gpu_rows.Bench, "settings", lambda self, arm, *changes: small({}, arm))
+    return gpu_rows.Bench(CPU, True, Path("kernels.txt"))
 
 
-def test_the_counted_products_are_those_of_the_trunk(small, monkeypatch):
+def test_encoding_counts_what_the_products_cost(bench):
+    rows = {row["name"]: row["value"] for row in gpu_rows.collected(gpu_encode.measurements(bench))}
+    for variant in gpu_encode.VARIANTS:
+        name = f"encode_batch4/{variant}"
+        assert rows[f"{name}.seconds_per_case"] > 0 and rows[f"{name}.share_of_peak"] > 0
+        assert rows[f"{name}.difference"] < 0.01
+
+
+def test_the_counted_products_are_those_of_the_trunk(small):
     """Twice the multiplications of every Linear, patch embedding and attention, by hand."""
-    settings, counted = small({"encoder.precision": "bf16"}), []
-    real = gpu.FlopCounterMode.get_total_flops
-    monkeypatch.setattr(gpu.FlopCounterMode, "get_total_flops", lambda self: counted.append(real(self)) or counted[0])
-    list(gpu.encode_rows(settings, CPU, side=64))
+    settings = small({"encoder.precision": "bf16"})
+    encoding = gpu_encode.Encoding(settings, gpu_rows.Bench(CPU, True, Path("kernels.txt")))
     trunk, tokens = encoder.build(settings.preset).trunk, 4 * 4 * 4
     weights = sum(m.weight.numel() for m in trunk.modules() if isinstance(m, torch.nn.Linear | torch.nn.Conv2d))
     attended = 4 + 16 + 16  # keys of a query: the window of block 0, everything in blocks 1 and 2
-    assert counted[0] == 2 * tokens * (weights + 2 * attended * settings.preset.embed_dim)
+    assert encoding.flops == 2 * tokens * (weights + 2 * attended * settings.preset.embed_dim)
 
 
-@pytest.mark.parametrize(
-    "compiled",
-    [False, pytest.param(True, marks=[pytest.mark.slow, pytest.mark.skipif(not shutil.which("g++"), reason="no g++")])],
-)
-def test_a_step_of_the_lora_arm_is_timed(small, compiled):
+def test_products_in_place_are_counted():
+    own, one, other = torch.zeros(5, 7), torch.ones(5, 3), torch.ones(3, 7)
+    assert gpu_rows.flops_of(lambda: own.addmm_(one, other)) == 2 * 5 * 3 * 7
+
+
+@pytest.mark.parametrize("variant", gpu_steps.VARIANTS)
+def test_a_step_of_the_lora_arm_is_timed_and_has_the_same_gradients(bench, variant):
     seed_everything(0)
-    rows = list(gpu.step_rows(small({}, "lora"), CPU, compiled))
-    word = "on" if compiled else "off"
-    assert [row["name"] for row in rows] == [
-        f"lora_step_1008_batch2_compile_{word}_{what}" for what in ("seconds", "peak")
+    rows = {row["name"]: row["value"] for row in gpu_steps.Stepping("lora", 2, bench).rows(variant)}
+    assert rows[f"lora_batch2/{variant}.seconds_per_case"] > 0
+    assert rows[f"lora_batch2/{variant}.difference"] < 1e-4
+
+
+def test_out_of_memory_in_one_row_is_said_and_the_rest_goes_on(tmp_path, capsys):
+    def too_much():
+        yield timing.row("large.seconds_per_case", 1.0, "s")
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 36 GiB")
+
+    measurements = [
+        ("large", too_much),
+        ("wrong", lambda: 1 / 0),
+        ("small", lambda: [timing.row("small.memory", 2.0, "GB")]),
     ]
-    assert rows[0]["value"] > 0
+    gpu_part.write_rows(tmp_path / "rows.json", gpu_rows.collected(measurements))
+    rows = {row["name"]: row for row in gpu_part.read_rows(tmp_path / "rows.json")}
+    assert rows["large"]["note"].startswith("out of memory: CUDA out of memory")
+    assert rows["wrong"]["note"] == "ZeroDivisionError: division by zero"
+    assert rows["large.seconds_per_case"]["value"] == 1 and rows["small.memory"]["value"] == 2
+    assert "out of memory" in capsys.readouterr().out
+
+
+def test_the_table_has_the_memory_beside_the_plan():
+    rows = [
+        timing.row("lora_batch4/as_it_is.seconds_per_case", 0.06, "s"),
+        timing.row("lora_batch4/as_it_is.memory", 33.0, "GB"),
+        timing.row("lora_batch4.plan", 36.0, "GB"),
+        timing.noted("lora_batch9", "out of memory"),
+    ]
+    lines = gpu.table(rows)
+    assert lines[-1].split() == ["lora_batch4/as_it_is", "0.0600", "33.0000", "36.0000"]
+    assert "out of memory" in lines[0]
+
+
+def test_batches_that_are_prefetched_are_those_of_the_cases():
+    order, items = [[2, 0], [1]], [{"index": i, "tokens": torch.full((2,), i).bfloat16()} for i in range(3)]
+    for batches in (
+        variants.prefetched(items.__getitem__, order, CPU),
+        variants.resident(default_collate(items), order, CPU),
+    ):
+        found = list(batches)
+        assert [batch["index"].tolist() for batch in found] == order
+        assert found[0]["tokens"].dtype == torch.float32 and found[0]["tokens"][:, 0].tolist() == [2, 0]
 
 
 def test_the_command_says_what_it_measures():
