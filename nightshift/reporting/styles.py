@@ -1,28 +1,30 @@
 """How an arm is shown: its name in text, its colour and its mark.
 
-The eight colours of a light page are Okabe and Ito's (jfly.uni-koeln.de/color, 2008), safe for colour-blind readers,
-with yellow and black changed so that they show on white and differ from the axes. Each arm also has a mark of its own,
-so nothing is said by colour alone. The arms of one report get them by their order, the reference first.
+The eight colours are Okabe and Ito's (jfly.uni-koeln.de/color, 2008), which colour-blind readers can tell apart. Their
+yellow does not show on a light page, nor their black on a dark one: brown and white take the places. Each arm also has
+a mark of its own, so nothing is said by colour alone. The arms of one report get them by their order, the reference
+first.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 INK = ("#3a4046", "#c3c8cd")  # of text and axes, on a light page (and in PNGs) and on a dark one
-COLOURS = (  # the same pairs for arms
-    ("#0072b2", "#56b4e9"),  # blue
+COLOURS = (  # the same pairs for arms; within a page each is used once
+    ("#0072b2", "#56b4e9"),  # blue, sky blue
     ("#d55e00", "#e69f00"),  # vermilion, orange
-    ("#009e73", "#3fd0a4"),  # bluish green
-    ("#cc79a7", "#eba4cb"),  # reddish purple
+    ("#009e73", "#009e73"),  # bluish green
+    ("#cc79a7", "#cc79a7"),  # reddish purple
     ("#17191c", "#f4f4f2"),  # black, white
-    ("#56b4e9", "#2f8fd0"),  # sky blue, blue
-    ("#e69f00", "#ee7a3c"),  # orange, vermilion
-    ("#8f8200", "#f0e442"),  # yellow
+    ("#6c2400", "#f0e442"),  # brown, yellow
+    ("#56b4e9", "#0072b2"),  # sky blue, blue
+    ("#e69f00", "#d55e00"),  # orange, vermilion
 )
 MARKERS = ("s", "o", "^", "D", "v", "P", "X", "*")  # as matplotlib calls them
+SIZES = {"P": 8, "X": 8, "*": 11}
 SIGNS = dict(zip(MARKERS, "■●▲◆▼✚✖★", strict=True))
-FIRST = {"frozen": "Frozen", "lora": "LoRA", "unet": "U-Net", "full": "Full"}  # well-known arms, as a first word
-INSIDE = {"lora": "LoRA", "unet": "U-Net"}  # within a sentence, where it is not the name itself
+INSIDE = {"lora": "LoRA", "unet": "U-Net", "zero_shot": "zero-shot"}  # well-known arms, within a sentence
+FIRST = INSIDE | {"frozen": "Frozen", "full": "Full", "vesselness": "Vesselness", "zero_shot": "Zero-shot"}
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,11 @@ class Style:
     def colour(self) -> str:
         """On a light page."""
         return COLOURS[self.index][0]
+
+    @property
+    def size(self) -> float:
+        """Of the mark, as matplotlib's markersize: all look equally large."""
+        return SIZES.get(self.marker, 7)
 
     @property
     def sign(self) -> str:
@@ -75,6 +82,12 @@ def label(name: str) -> str:
 def inside(name: str) -> str:
     """The arm's name within a sentence: `frozen`, `LoRA`, or as params.yaml has it."""
     return INSIDE.get(name, name)
+
+
+def subject(names: Iterable[str]) -> str:
+    """Arms as the first words of a sentence: `Frozen, LoRA and U-Net`."""
+    first, *others = names
+    return in_words([label(first), *map(inside, others)])
 
 
 def in_words(texts: Iterable[str]) -> str:
