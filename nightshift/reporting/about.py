@@ -51,8 +51,9 @@ def about_run(chosen: Settings, arms: Mapping[str, ArmResults], notes: Sequence[
     Raises:
         UserError: a file is missing, or is not what its stage writes.
     """
+    encoder = f"Encoder {chosen.use.encoder}, d" if any(arm.has_encoder for arm in arms.values()) else "D"
     return About(
-        what=f"Encoder {chosen.use.encoder}, data {chosen.use.data}.",
+        what=f"{encoder}ata {chosen.use.data}.",
         commands=commands(arms),
         alerts=look_alike(SimilarFrames.read(Path("reports/similar.json"))),
         notes=[*notes, *masks_apart(chosen.source), *left_out(Skipped.read(Path("reports/skipped.json")))],

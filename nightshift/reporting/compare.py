@@ -31,11 +31,10 @@ def write(arms: Mapping[str, ArmResults], chosen: Compare, about: About, folder:
     pages = {name: render.render(f"{name}.j2", contents) for name in ("report.html", "report.md")}
     comparison.metrics.write(folder / "metrics.json")
     write_table(folder / "measures.csv", measures_table(comparison))
-    if all(len(arm.curves) for arm in arms.values()):
+    if render.has_curves(arms):
         figures.write_png(folder / "plots/curves.png", render.curves(arms, CURVES))
-    if len(arms) > 2:
-        figures.write_png(folder / "plots/arms.png", render.all_arms(comparison))
-    for name, figure in render.case_figures(arms).items():
+    drawn = render.arm_figures(comparison, chosen.margin) if len(arms) > 2 else {}
+    for name, figure in (drawn | render.case_figures(arms)).items():
         figures.write_png(folder / f"plots/{name}.png", figure)
     figures.write_png(folder / "plots/overlays.png", overlays.overlays(panels))
     for name, text in pages.items():

@@ -6,6 +6,7 @@ same bytes.
 
 import base64
 import io
+import math
 import textwrap
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
@@ -63,45 +64,40 @@ def curves(
         figure = Figure(figsize=(4.6 * len(columns), 3.2), layout="constrained")
         for axes, column in zip(figure.subplots(1, len(columns), squeeze=False)[0], columns, strict=True):
             for style, rows in arms.items():
-                for i, (seed, epoch) in enumerate(chosen[style].items()):
+                for seed, epoch in chosen[style].items():
                     line = rows[rows["seed"] == seed].set_index("epoch")[column]
-                    name = short(style.label, 20) if i == 0 else None
-                    mark = {"marker": style.marker, "markevery": [-1]} if len(arms) > 2 else {}
-                    axes.plot(line.index, line, color=style.colour, label=name, linewidth=1.8, **mark)
+                    axes.plot(line.index, line, color=style.colour, linewidth=1.8, marker=style.marker, markevery=[-1])
                     if column == "val_dice":
                         axes.plot(epoch, line[epoch], "o", color=style.colour, markerfacecolor="none", markersize=9)
             axes.set_xlabel("Epoch")
             axes.set_ylabel(CURVES[column])
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             grid(axes)
-            axes.legend()
+        legend(figure, {style: short(style.label, 20) for style in arms})
     return figure
 
 
-def all_arms(dice: Mapping[Style, tuple[float, Interval]], against: Mapping[Style, tuple[float, Interval]]) -> Figure:
-    """Dice of all arms with intervals on one axis, beside the paired differences from the reference.
+def all_arms(values: Mapping[Style, tuple[float, Interval]], what: str, lines: Sequence[float] = ()) -> Figure:
+    """A value of every arm with its interval, on one axis.
 
     Args:
-        dice: mean and interval by arm, the reference first.
-        against: difference and interval, by arm but the reference.
+        values: by arm, from the top down; hollow without an interval.
+        what: the values are.
+        lines: to be drawn at these values, the first one whole and the others dashed.
     """
-    rows = list(dice)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(8.2, 1.2 + 0.36 * len(rows)))
-        figure.set_layout_engine("constrained", wspace=0.05)
-        left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1, 1))
-        for axes, values in ((left, dice), (right, against)):
-            for style, (value, ends) in values.items():
-                _with_interval(axes, style, value, ends, rows.index(style))
-            grid(axes)
-            axes.tick_params(axis="y", length=0)
-            axes.margins(x=0.08)
-        left.set(ylim=(len(rows) - 0.5, -0.5), xlabel="Dice, mean over patients")
-        left.set_yticks(range(len(rows)), [short(style.label, 24) for style in rows])
-        right.axvline(0, color=INK, linewidth=1)
-        right.set_xlabel(f"Difference from {short(rows[0].inside, 24)}")
-        right.tick_params(axis="y", labelleft=False)
-        right.spines["left"].set_visible(False)
+        figure = Figure(figsize=(4.6, 1.1 + 0.36 * len(values)), layout="constrained")
+        axes = figure.subplots()
+        for i, line in enumerate(lines):
+            axes.axvline(line, color=INK, linewidth=1, linestyle=(0, (4, 3)) if i else "-")
+        for y, (style, (value, ends)) in enumerate(values.items()):
+            _with_interval(axes, style, value, ends, y)
+        axes.set_yticks(range(len(values)), [short(style.label, 24) for style in values])
+        axes.set(ylim=(len(values) - 0.5, -0.5), xlabel=textwrap.fill(what, 36))
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+        axes.tick_params(axis="y", length=0)
+        axes.margins(x=0.08)
+        grid(axes)
     return figure
 
 
@@ -118,13 +114,13 @@ def ablations(rows: Sequence[AblationRow], arms: Mapping[str, Style]) -> Figure:
     height = 0.62 if len(arms) <= 2 else 0.2 + 0.21 * len(arms)  # inches per ablation
     hollow = "" if all(row.interval for row in rows) else " (hollow: no interval)"
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7.2, 1.1 + height * len(whats)), layout="constrained")
+        figure = Figure(figsize=(5.6, 1.1 + height * len(whats)), layout="constrained")
         axes = figure.subplots()
         axes.axvline(0, color=INK, linewidth=1)
         for row in rows:
             y = whats.index(row.what) + step * (list(arms).index(row.arm) - (len(arms) - 1) / 2)
             _with_interval(axes, arms[row.arm], row.delta, row.interval, y)
-        axes.set_yticks(range(len(whats)), [textwrap.fill(what, 30) for what in whats])
+        axes.set_yticks(range(len(whats)), [textwrap.fill(what, 20) for what in whats])
         axes.set(ylim=(len(whats) - 0.5, -0.5), xlabel=f"Change of Dice, mean over patients{hollow}")
         axes.margins(x=0.08)
         axes.tick_params(axis="y", length=0)
@@ -139,7 +135,7 @@ def _with_interval(axes: Axes, style: Style, value: float, ends: Interval, y: fl
     if ends:
         axes.plot(ends, [y, y], "|-", color=style.colour, linewidth=2, markersize=8, markeredgewidth=2)
     fill = None if ends else "none"
-    axes.plot(value, y, style.marker, color=style.colour, markerfacecolor=fill, markersize=7)
+    axes.plot(value, y, style.marker, color=style.colour, markerfacecolor=fill, markersize=style.size)
 
 
 def grid(axes: Axes) -> None:
@@ -149,12 +145,17 @@ def grid(axes: Axes) -> None:
 
 
 def legend(figure: Figure, labels: Mapping[Style, str]) -> None:
-    """A text by arm, on top, where it hides no data."""
+    """A text by arm, on top, where it hides no data; as many beside each other as there is room for, at most four."""
     handles = [
         Line2D([], [], color=style.colour, marker=style.marker, linestyle="", label=label)
         for style, label in labels.items()
     ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 4))
+    room = figure.get_figwidth() * 12 / (5 + max(map(len, labels.values())))  # 12 letters to an inch
+    lines = math.ceil(len(handles) / min(max(int(room), 1), 4))
+    columns = math.ceil(len(handles) / lines)
+    in_rows = [handle for i in range(columns) for handle in handles[i::columns]]  # matplotlib fills column by column
+    close = {"handlelength": 1, "handletextpad": 0.4, "columnspacing": 1.4}  # in font sizes
+    figure.legend(handles=in_rows, loc="outside upper center", ncols=columns, **close)
 
 
 def short(name: str, longest: int) -> str:

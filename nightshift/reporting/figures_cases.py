@@ -41,12 +41,9 @@ def paired(pair: Pair, reference: Floats, other: Floats) -> Figure:
                 marker=style.marker,
                 linewidth=0,
             )
-        axes.text(
-            0.03, 0.97, f"{short(second.label, 20)} better", color=second.colour, transform=axes.transAxes, va="top"
-        )
-        axes.text(
-            0.97, 0.03, f"{short(first.label, 20)} better", color=first.colour, transform=axes.transAxes, ha="right"
-        )
+        one, two = (f"{style.sign} {short(style.label, 20)} better" for style in pair)
+        axes.text(0.03, 0.97, two, transform=axes.transAxes, va="top")
+        axes.text(0.97, 0.03, one, transform=axes.transAxes, ha="right")
         axes.set(xlim=(low, 1), ylim=(low, 1), aspect="equal")
         axes.set_xlabel(f"Dice, {short(first.inside, 20)} (0 to 1)")
         axes.set_ylabel(f"Dice, {short(second.inside, 20)} (0 to 1)")

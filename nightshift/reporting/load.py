@@ -45,6 +45,16 @@ class ArmResults:
         """To encode and train; None where it is not known."""
         return self.costs["encode"].seconds + self.costs["train"].seconds if self.costs else None
 
+    @property
+    def trained(self) -> bool:
+        """Whether something was trained; not of a filter, of which validation chooses all, nor of a folder of masks."""
+        return any(card.epoch for card in self.cards)
+
+    @property
+    def has_encoder(self) -> bool:
+        """Whether SAM 3's encoder is known to be part of it."""
+        return self.probe is not None and self.probe.prefix is not None
+
 
 def read_arms(names: Iterable[str], reference: str, root: Path = Path()) -> dict[str, ArmResults]:
     """Results of `names` alone, the reference first: folders of other arms may be left from earlier runs.
@@ -88,7 +98,8 @@ def read_arm(name: str, root: Path = Path()) -> ArmResults:
     )
     if not set(ablations["case_id"]) <= set(cases["case_id"]):
         raise UserError(f"{folder.as_posix()}/ablations.csv: not the cases of cases.csv; {AGAIN}")
-    curves = read_table(curve, integers=("seed", "epoch"), numbers=("val_dice",), empty=("train_loss",))
+    drawn = CURVES if any(card.epoch for card in cards) else CURVES[1:]  # without training there is no loss of it
+    curves = read_table(curve, integers=("seed", "epoch"), numbers=drawn)
     seeds = {card.seed for card in cards}
     for table, path in ((cases, folder / "cases.csv"), (curves, curve)):
         if set(table["seed"]) != seeds:

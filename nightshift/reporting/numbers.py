@@ -1,5 +1,7 @@
 """Numbers as the report shows them: intervals, p values, ratios, durations and memory that was measured."""
 
+import math
+
 
 def interval(ends: list[float] | None) -> str:
     """`[0.121, 0.163]`, or `unbounded`. An end near 0 gets more digits: on which side of 0 it lies decides."""
@@ -13,14 +15,14 @@ def p_value(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.4f}" if p < 0.1 else f"p = {p:.2f}"
 
 
-def p_cell(p: float | None) -> str:
-    """As `p_value`, for a table's cell: `< 0.001`, `0.0123`; empty where there is none."""
-    return "" if p is None else p_value(p).removeprefix("p ").removeprefix("= ")
+def p_cell(p: float) -> str:
+    """As `p_value`, for a table's cell: `< 0.001`, `0.0123`; empty for NaN."""
+    return "" if math.isnan(p) else p_value(p).removeprefix("p ").removeprefix("= ")
 
 
-def ratio(a: float, b: float) -> str:
-    """b over a, as `2.7x`."""
-    return "-" if not a else "<0.1x" if b / a < 0.05 else f"{b / a:.1f}x"
+def ratio(a: float | None, b: float | None) -> str:
+    """b over a, as `2.7x`; `-` where there is none."""
+    return "-" if not a or b is None else "<0.1x" if b / a < 0.05 else f"{b / a:.1f}x"
 
 
 def duration(seconds: float) -> str:

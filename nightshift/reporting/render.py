@@ -18,7 +18,7 @@ from nightshift.reporting.about import About, runs
 from nightshift.reporting.load import ANGLES, CURVES, ArmResults
 from nightshift.reporting.overlays import Panel
 from nightshift.reporting.significance import per_case, per_unit, units
-from nightshift.reporting.styles import Style
+from nightshift.reporting.styles import Style, inside
 from nightshift.reporting.summary import Comparison
 from nightshift.reporting.text_limits import limits, not_alike
 from nightshift.reporting.text_tables import Texts
@@ -55,14 +55,15 @@ def contents(
     names, level = list(arms), comparison.metrics.level
     head, rest = text.answer(comparison, arms, margin)
     ablations = text_tables.ablation_rows(arms, level)
-    pairs = [_pair(shown[names[0]], shown[name], arms, several=len(arms) > 2) for name in names[1:]]
+    several = len(arms) > 2
+    pairs = [_pair(shown[names[0]], shown[name], arms, several=several) for name in names[1:]]
     probed = about.probe.hypotheses if about.probe else {}
     return {
         "about": about,
         "title": text.title(names),
         "head": head,
         "rest": rest,
-        "random_weights": any(card.weights["path"] == "random" for arm in arms.values() for card in arm.cards),
+        "random_weights": text.random_weights(arms),
         "alerts": [*about.alerts, *not_alike(arms)],
         "limits": [*about.notes, *limits(arms, level)],
         "units": units(cases[names[0]]),
@@ -75,19 +76,21 @@ def contents(
         "heads": [style.label for style in shown.values()],
         "all_names": styles.in_words(style.inside for style in shown.values()),
         "several_seeds": any(len(arm.cards) > 1 for arm in arms.values()),
-        "inside": [style.inside for style in shown.values()],
-        "difference_heads": text_tables.difference_heads(names),
-        "ratio_heads": text_tables.ratio_heads(names),
+        "reference": shown[names[0]].inside,
+        "best": shown[comparison.best].inside,
         "measures": text_tables.measure_rows(comparison),
         "tested": len(comparison.tested),
         "unbounded": any(one["dice"].interval is None for one in comparison.against.values()),
-        "against": text_tables.against_rows(comparison) if len(arms) > 2 else [],
-        "all_arms": figures.svg_uri(all_arms(comparison)) if len(arms) > 2 else "",
+        "arm_rows": text_tables.arm_rows(comparison, arms) if several else [],
+        "margin": f"{margin:g}",
+        "arm_plots": [figures.svg_uri(one) for one in arm_figures(comparison, margin).values()] if several else [],
+        "rope_answers": text.rope_answers(arms),
         "suspects": {SUSPECTS.get(name, name.replace("_", " ").capitalize()): one for name, one in probed.items()},
         "causes": _causes(about),
         "probe_columns": [] if about.probe_cases is None else [str(one) for one in about.probe_cases.columns],
         "probe_rows": [] if about.probe_cases is None else list(about.probe_cases.itertuples(index=False, name=None)),
-        "curves": {figures.CURVES[c]: figures.svg_uri(curves(arms, [c])) for c in CURVES if _have_curves(arms)},
+        "curves": {figures.CURVES[c]: figures.svg_uri(curves(arms, [c])) for c in CURVES if has_curves(arms)},
+        "not_trained": text.not_trained(arms),
         "pairs": pairs,
         "wins": " ".join(pair.wins for pair in pairs),
         "view_rows": text_tables.view_rows(cases),
@@ -95,6 +98,7 @@ def contents(
         "panels": panels,
         "fills": {meaning: overlays.FILLS.get(name, overlays.WHITE) for name, meaning in overlays.MEANINGS.items()},
         "ablations": ablations,
+        "not_ablated": text_tables.not_ablated(arms),
         "css": {name: style.css for name, style in shown.items()},
         "labels": {name: style.label for name, style in shown.items()},
         "ablation_plot": figures.svg_uri(figures.ablations(ablations, shown)) if ablations else "",
@@ -103,23 +107,32 @@ def contents(
     }
 
 
-def _have_curves(arms: Mapping[str, ArmResults]) -> bool:
-    return all(len(arm.curves) for arm in arms.values())
+def has_curves(arms: Mapping[str, ArmResults]) -> bool:
+    """Whether there is something for `curves` to draw."""
+    return any(arm.trained for arm in arms.values())
 
 
 def curves(arms: Mapping[str, ArmResults], columns: Sequence[str]) -> Figure:
-    """The training of all arms, a panel per column of CURVES."""
+    """The training of all arms that are trained, a panel per column of CURVES."""
     shown = styles.styles(arms)
-    chosen = {shown[name]: {card.seed: card.epoch for card in arm.cards} for name, arm in arms.items()}
-    return figures.curves({shown[name]: arm.curves for name, arm in arms.items()}, chosen, columns)
+    trained = {shown[name]: arm for name, arm in arms.items() if arm.trained}
+    chosen = {style: {card.seed: card.epoch for card in arm.cards} for style, arm in trained.items()}
+    return figures.curves({style: arm.curves for style, arm in trained.items()}, chosen, columns)
 
 
-def all_arms(comparison: Comparison) -> Figure:
-    """Dice of every arm, and its difference from the reference, with their intervals."""
-    shown = styles.styles(comparison.means)
-    dice = {shown[name]: (one.dice, one.ci95) for name, one in comparison.metrics.arms.items()}
+def arm_figures(comparison: Comparison, margin: float) -> dict[str, Figure]:
+    """By name of the file, every arm with its interval: Dice, how far from the reference, how far from the best."""
+    shown, metrics = styles.styles(comparison.means), comparison.metrics
+    reference, best = (figures.short(inside(name), 20) for name in (metrics.reference, comparison.best))
+    dice = {shown[name]: (one.dice, one.ci95) for name, one in metrics.arms.items()}
     against = {shown[name]: (of["dice"].delta, of["dice"].interval) for name, of in comparison.against.items()}
-    return figures.all_arms(dice, against)
+    from_best = {shown[name]: (one.delta, one.interval) for name, one in comparison.from_best.items()}
+    what = f"Dice, difference from {best}, the best (dashed: -{margin:g})"
+    return {
+        "arms": figures.all_arms(dice, "Dice, mean over patients"),
+        "arms-from-reference": figures.all_arms(against, f"Dice, difference from {reference}", [0]),
+        "arms-from-best": figures.all_arms(from_best, what, [0, -margin]),
+    }
 
 
 def case_figures(arms: Mapping[str, ArmResults]) -> dict[str, Figure]:

@@ -86,7 +86,7 @@ def sign_patterns(n: int) -> Flips:
 class Difference:
     """One measure of two arms, to six decimals: means over patients, and `delta`, other - reference, with its test.
 
-    `interval` belongs to the level that was asked for, `ci95` to 0.05. `p_holm`: corrected, where several were tested.
+    `interval` belongs to the level that was asked for, `ci95` to 0.05. `p_holm`: corrected for several tests, or NaN.
     """
 
     reference: float
@@ -95,7 +95,7 @@ class Difference:
     ci95: Interval
     interval: Interval
     p: float
-    p_holm: float | None = None
+    p_holm: float = math.nan
 
 
 def compare(reference: pd.DataFrame, other: pd.DataFrame, measure: str, level: float = 0.05) -> Difference:

@@ -1,7 +1,8 @@
 """The numbers of a comparison: every measure of every arm against the reference, and what follows from Dice."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -19,13 +20,13 @@ from nightshift.reporting.significance import (
     patients_needed,
     per_unit,
     round6,
-    sign_flip_test,
     size,
     verdict,
 )
 
 UNDECIDED = "undecided"
 FOLDS = 1  # the cases are split once
+Key = TypeVar("Key", bound=Hashable)
 COLUMNS = ["measure", "reference", "arm", "reference_mean", "arm_mean", "delta", "low", "high", "p", "p_holm"]
 
 
@@ -35,7 +36,8 @@ class Comparison:
 
     `means`: by arm and measure, over patients. `against`: by arm (but the reference) and measure. Measures are
     MEASURES, CALIBRATION and MILLIMETRES, as far as all arms know them in some case; `known`: in how many cases.
-    `best`: the arm with the highest Dice; `not_told`: the arms that are not told from it at `metrics.level`.
+    `best`: the arm with the highest Dice; `from_best`: of every other arm, its Dice minus that of the best, p corrected
+    for the number of arms.
     """
 
     metrics: Metrics
@@ -43,7 +45,12 @@ class Comparison:
     means: dict[str, dict[str, float]]
     against: dict[str, dict[str, Difference]]
     best: str
-    not_told: list[str]
+    from_best: dict[str, Difference]
+
+    @property
+    def not_told(self) -> list[str]:
+        """The arms that are not told from the best at `metrics.level`."""
+        return not_told(self.from_best, self.metrics.level)
 
     @property
     def measures(self) -> list[str]:
@@ -76,26 +83,28 @@ def summarise(arms: Mapping[str, ArmResults], chosen: Compare) -> Comparison:
     known = {m: _known(m, cases.values()) for m in (*MEASURES, *CALIBRATION, *MILLIMETRES)}
     known = {measure: count for measure, count in known.items() if count}
     against = {name: {m: compare(cases[reference], cases[name], m, level) for m in known} for name in others}
-    corrected = holm({name: of_arm["dice"].p for name, of_arm in against.items()})
+    dice_against = _corrected({name: of_arm["dice"] for name, of_arm in against.items()})
     dice = {name: per_unit(rows, "dice") for name, rows in cases.items()}
-    best, not_told = ranked(dice, level)
+    best = max(dice, key=lambda name: dice[name].mean())
+    from_best = _corrected({n: compare(cases[best], rows, "dice", level) for n, rows in cases.items() if n != best})
+    equal = not_told(from_best, level)
     count, patients = size(cases[reference])
     metrics = Metrics(
         reference=reference,
-        verdict=best if others and not not_told else UNDECIDED,
-        recommended=recommended(dice, {name: arm.seconds for name, arm in arms.items()}, chosen),
+        verdict=best if others and not equal else UNDECIDED,
+        recommended=recommended(best, from_best, {name: arm.seconds for name, arm in arms.items()}, chosen.margin),
         level=level,
-        patients_needed=_needed(dice, best, not_told, level),
+        patients_needed=_needed(dice, best, equal, level),
         arms={n: ArmDice(dice=round6(v.mean()), ci95=mean_interval(v.to_numpy())) for n, v in dice.items()},
         against={
             name: Against(
-                delta=of_arm["dice"].delta,
-                ci95=of_arm["dice"].ci95,
-                p=of_arm["dice"].p,
-                p_holm=round6(corrected[name]),
-                verdict=verdict(of_arm["dice"].delta, corrected[name], level),
+                delta=one.delta,
+                ci95=one.ci95,
+                p=one.p,
+                p_holm=one.p_holm,
+                verdict=verdict(one.delta, one.p_holm, level),
             )
-            for name, of_arm in against.items()
+            for name, one in dice_against.items()
         },
         cases=count,
         patients=patients,
@@ -103,7 +112,7 @@ def summarise(arms: Mapping[str, ArmResults], chosen: Compare) -> Comparison:
         seeds=min(rows["seed"].nunique() for rows in cases.values()),
     )
     means = {name: {m: round6(per_unit(rows, m).mean()) for m in known} for name, rows in cases.items()}
-    return Comparison(metrics, known, means, _corrected(against), best, not_told)
+    return Comparison(metrics, known, means, _corrected_measures(against), best, from_best)
 
 
 def _known(measure: str, arms: Iterable[pd.DataFrame]) -> int:
@@ -111,59 +120,53 @@ def _known(measure: str, arms: Iterable[pd.DataFrame]) -> int:
     return min(rows["case_id"][rows[measure].notna()].nunique() if measure in rows else 0 for rows in arms)
 
 
-def ranked(dice: Mapping[str, "pd.Series[float]"], level: float) -> tuple[str, list[str]]:
-    """The arm with the highest mean, and those that are not told from it (paired sign-flip test, p after Holm).
+def _corrected(differences: Mapping[Key, Difference]) -> dict[Key, Difference]:
+    """With `p_holm` for there being several."""
+    corrected = holm({key: one.p for key, one in differences.items()})
+    return {key: replace(one, p_holm=round6(corrected[key])) for key, one in differences.items()}
 
-    Args:
-        dice: by arm and unit, as `significance.per_unit`.
-        level: of significance.
+
+def _corrected_measures(against: dict[str, dict[str, Difference]]) -> dict[str, dict[str, Difference]]:
+    """For there being several measures and arms; none in millimetres, which are measures once more."""
+    every = {(name, m): one for name, of_arm in against.items() for m, one in of_arm.items()}
+    corrected = _corrected({key: one for key, one in every.items() if key[1] not in MILLIMETRES})
+    return {name: {m: corrected.get((name, m), one) for m, one in of_arm.items()} for name, of_arm in against.items()}
+
+
+def not_told(from_best: Mapping[str, Difference], level: float) -> list[str]:
+    """The arms that are not told from the best, by p after Holm.
+
+    With a probability of 1 - level the arm that is truly the best is the best one here, or among these.
     """
-    best = max(dice, key=lambda name: dice[name].mean())
-    p = {name: sign_flip_test((dice[best] - d).to_numpy(), level).p for name, d in dice.items() if name != best}
-    return best, [name for name, value in holm(p).items() if value >= level]
+    return [name for name, one in from_best.items() if one.p_holm >= level]
 
 
 def recommended(
-    dice: Mapping[str, "pd.Series[float]"], seconds: Mapping[str, float | None], chosen: Compare
+    best: str, from_best: Mapping[str, Difference], seconds: Mapping[str, float | None], margin: float
 ) -> str | None:
-    """The cheapest arm of those that are not worse than the best by more than chosen.margin; None without costs.
+    """The cheapest arm that is not worse than the best by more than `margin`; None without costs.
 
-    That is, whose paired interval of arm - best lies above -margin. The best always is one of them.
+    That is, whose paired interval of arm - best lies above -margin, or the best itself. Of equally cheap arms the
+    better one.
 
     Args:
-        dice: by arm and unit, as `significance.per_unit`.
+        best: the arm with the highest Dice.
+        from_best: of all others.
         seconds: to encode and train, by arm.
-        chosen: level of the interval, and margin.
+        margin: of Dice.
     """
-    best = max(dice, key=lambda name: dice[name].mean())
     known = {name: cost for name, cost in seconds.items() if cost is not None}
-    if len(known) < len(dice):
+    if len(known) < len(seconds):
         return None
-
-    def is_close(name: str) -> bool:
-        interval = sign_flip_test((dice[name] - dice[best]).to_numpy(), chosen.level).interval
-        return interval is not None and interval[0] > -chosen.margin
-
-    close = [name for name in dice if name == best or is_close(name)]
-    return min(close, key=lambda name: (known[name], -dice[name].mean()))
+    close = {name: one.delta for name, one in from_best.items() if one.interval and one.interval[0] > -margin}
+    close[best] = 0.0
+    return min(close, key=lambda name: (known[name], -close[name]))
 
 
 def _needed(dice: Mapping[str, "pd.Series[float]"], best: str, not_told: list[str], level: float) -> int | None:
     """Patients that would tell the best arm from all others; None where it is told, or no number would."""
     each = [patients_needed((dice[best] - dice[name]).to_numpy(), level / (len(dice) - 1)) for name in not_told]
     return None if None in each else max(filter(None, each), default=None)
-
-
-def _corrected(against: dict[str, dict[str, Difference]]) -> dict[str, dict[str, Difference]]:
-    """With `p_holm` for there being several measures and arms; none in millimetres, which are measures once more."""
-    p = {(name, m): one.p for name, of_arm in against.items() for m, one in of_arm.items() if m not in MILLIMETRES}
-    corrected = holm(p)
-    return {
-        name: {
-            m: replace(one, p_holm=round6(corrected[name, m])) if (name, m) in p else one for m, one in of_arm.items()
-        }
-        for name, of_arm in against.items()
-    }
 
 
 def measures_table(comparison: Comparison) -> pd.DataFrame:
@@ -179,7 +182,7 @@ def measures_table(comparison: Comparison) -> pd.DataFrame:
             "low": (one.interval or [np.nan, np.nan])[0],
             "high": (one.interval or [np.nan, np.nan])[1],
             "p": one.p,
-            "p_holm": np.nan if one.p_holm is None else one.p_holm,
+            "p_holm": one.p_holm,
         }
         for measure in comparison.measures
         for name, one in ((name, measures[measure]) for name, measures in comparison.against.items())

@@ -8,7 +8,7 @@ from nightshift.core.records import Cost
 from nightshift.reporting.load import ArmResults
 from nightshift.reporting.numbers import duration, interval, millions, p_value, ratio
 from nightshift.reporting.significance import units
-from nightshift.reporting.styles import in_words, inside, label
+from nightshift.reporting.styles import in_words, inside, label, subject
 from nightshift.reporting.summary import UNDECIDED, Comparison
 
 MANY = 10_000  # patients; a number above is not shown, only that it is more
@@ -46,11 +46,11 @@ def _of_many(comparison: Comparison, arms: Mapping[str, ArmResults], margin: flo
     shown = f" {interval(dice.ci95)}" if dice.ci95 else ""
     if not comparison.others:
         return "One arm, no comparison", f"{label(best)} {dice.dice:.3f} Dice{shown}; {units(cases)}."
-    told = (
-        f"not told from {in_words(map(inside, comparison.not_told))}"
-        if comparison.not_told
-        else "told from every other arm"
-    )
+    similar = comparison.not_told
+    if len(similar) == len(comparison.from_best):
+        told = "not told from any other arm"
+    else:
+        told = f"not told from {in_words(map(inside, similar))}" if similar else "told from every other arm"
     text = f"{label(best)} has the highest Dice of {len(arms)} arms, {dice.dice:.3f}{shown}, {told}; {units(cases)}."
     if best != reference:
         one = comparison.against[best]["dice"]
@@ -69,7 +69,7 @@ def _cost(best: str, reference: str, arms: Mapping[str, ArmResults]) -> str:
     """A sentence on the time of the best arm, beside that of the reference."""
     seconds, usual = arms[best].seconds or 0.0, arms[reference].seconds or 0.0
     text = f" It takes {duration(seconds)} to encode and train"
-    if best == reference:
+    if best == reference or not usual:
         return f"{text}."
     more = _more_parameters(arms[reference].costs, arms[best].costs)
     return f"{text}, {ratio(usual, seconds)} the time of {inside(reference)}, with {more}."
@@ -79,6 +79,35 @@ def _recommended(name: str, best: str, margin: float) -> str:
     if name == best:
         return f" It is recommended: no cheaper arm is shown to lose at most {margin:g} Dice against it."
     return f" Recommended is {inside(name)}, the cheapest arm that is sure to lose at most {margin:g} Dice against it."
+
+
+def random_weights(arms: Mapping[str, ArmResults]) -> str:
+    """A sentence on the arms whose encoder has random weights; empty where none has."""
+    of_random = [name for name, arm in arms.items() if any(card.weights["path"] == "random" for card in arm.cards)]
+    if not of_random:
+        return ""
+    which = "This encoder" if len(of_random) == len(arms) else f"The encoder of {in_words(map(inside, of_random))}"
+    return f"{which} has random weights."
+
+
+def rope_answers(arms: Mapping[str, ArmResults]) -> list[tuple[str, str]]:
+    """(arms, whether SAM 3's encoder runs as they use it), those with the same answer together."""
+    by_answer: dict[str, list[str]] = {}
+    for name, arm in arms.items():
+        if arm.probe is None or arm.probe.prefix is None:
+            answer = "not asked, there is no encoder."
+        elif arm.probe.ok:
+            answer = "yes, it runs as configured."
+        else:
+            answer = f"no. {arm.probe.cause} {arm.probe.cure}".strip()
+        by_answer.setdefault(answer, []).append(name)
+    return [(subject(names), answer) for answer, names in by_answer.items()]
+
+
+def not_trained(arms: Mapping[str, ArmResults]) -> str:
+    """A sentence on the arms that have no curves; empty where all have them."""
+    names = [name for name, arm in arms.items() if not arm.trained]
+    return f"{subject(names)}: nothing is trained, so there is no curve." if names else ""
 
 
 def _more_parameters(reference: Mapping[str, Cost], other: Mapping[str, Cost]) -> str:

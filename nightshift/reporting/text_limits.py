@@ -11,7 +11,7 @@ from nightshift.reporting.styles import in_words, inside, label
 
 FEW = 20  # patients, or cases to choose epoch and threshold by; fewer get a warning
 # Settings that may differ: what an arm is, what changes no result, and the seeds, which have a sentence of their own.
-OWN = ("name", "arm.", "train.micro_batch", "train.seeds")
+OWN = ("name", "arm.", "encoder.resolution", "train.micro_batch", "train.seeds")
 
 
 def limits(arms: Mapping[str, ArmResults], level: float) -> list[str]:
@@ -37,23 +37,24 @@ def limits(arms: Mapping[str, ArmResults], level: float) -> list[str]:
 def _of_training(arms: Mapping[str, ArmResults]) -> list[str]:
     """As `limits`, from the models, their curves and costs."""
     sentences = []
+    trained = {name: arm for name, arm in arms.items() if arm.trained}
     chosen_by = min(card.cases["val"] for arm in arms.values() for card in arm.cards)
     if chosen_by < FEW:
         sentences.append(f"Epoch and threshold were chosen by only {chosen_by} validation cases: the choice is noisy.")
     if len({arm.cards[0].data_hash for arm in arms.values()}) > 1:
         sentences.append("The arms were trained on different data: their data hashes differ.")
-    if len({frozenset(card.seed for card in arm.cards) for arm in arms.values()}) > 1:
+    if len({frozenset(card.seed for card in arm.cards) for arm in trained.values()}) > 1:
         sentences.append("The arms were trained with different seeds.")
     for name, arm in arms.items():
         last = int(arm.curves["epoch"].max())
-        if late := [card.seed for card in arm.cards if card.epoch == last]:
+        if late := [card.seed for card in arm.cards if card.epoch == last > 0]:
             which = ", ".join(map(str, late))
             sentences.append(f"{label(name)} was best in its last epoch (seed {which}): it may not be trained out.")
         if before := arm.costs["encode"].cases_before:
             sentences.append(
                 f"{label(name)}: {before} cases were encoded before a kill; the time of that is not counted."
             )
-    if all(len(arm.cards) == 1 for arm in arms.values()):
+    if trained and all(len(arm.cards) == 1 for arm in trained.values()):
         sentences.append("Each arm was trained with one seed: how far chance in training moves them is not measured.")
     machines = {frozenset(str(arm.costs[step].machine) for step in STEPS) for arm in arms.values()}
     if len(machines) > 1:
@@ -64,16 +65,24 @@ def _of_training(arms: Mapping[str, ArmResults]) -> list[str]:
 
 
 def not_alike(arms: Mapping[str, ArmResults]) -> list[str]:
-    """A sentence on the settings of training that differ between arms; none where there are no such settings."""
+    """A sentence on the settings that differ between the arms that have them; none where there are no such settings."""
     if not all(arm.cards for arm in arms.values()):
         return []
-    settings = {name: _flat(arm.cards[0].settings.model_dump(mode="json")) for name, arm in arms.items()}
-    first = next(iter(settings.values()))
-    unequal = [key for key in sorted(first) if len({str(of_arm.get(key)) for of_arm in settings.values()}) > 1]
-    if not unequal:
-        return []
-    what = ", ".join(_values(key, {name: of_arm.get(key) for name, of_arm in settings.items()}) for key in unequal)
-    return [f"The arms were not trained alike: {what}."]
+    settings = {name: _settings(arm) for name, arm in arms.items()}
+    different = []
+    for key in sorted(set().union(*settings.values())):
+        values = {name: of_arm[key] for name, of_arm in settings.items() if key in of_arm}
+        if len(set(map(str, values.values()))) > 1:
+            different.append(_values(key, values))
+    return [f"The arms were not trained alike: {', '.join(different)}."] if different else []
+
+
+def _settings(arm: ArmResults) -> dict[str, object]:
+    """The settings of an arm that should be those of all arms, by key: without OWN and what it does not use."""
+    settings = arm.cards[0].settings
+    unused = (*OWN, *(() if arm.trained else ("train.",)), *(() if settings.arm.uses_view else ("view.",)))
+    flat = _flat(settings.model_dump(mode="json")) | {"resolution": settings.resolution}
+    return {key: value for key, value in flat.items() if not key.startswith(unused)}
 
 
 def _values(key: str, by_arm: Mapping[str, object]) -> str:
@@ -86,13 +95,10 @@ def _values(key: str, by_arm: Mapping[str, object]) -> str:
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
-    """{"train": {"epochs": 24}} -> {"train.epochs": 24}, without OWN."""
+    """{"train": {"epochs": 24}} -> {"train.epochs": 24}."""
     flat: dict[str, object] = {}
     for key, value in settings.items():
-        path = f"{prefix}{key}"
-        if path.startswith(OWN) or f"{path}." in OWN:
-            continue
-        flat |= _flat(value, f"{path}.") if isinstance(value, dict) else {path: value}
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
 
 

@@ -1,4 +1,4 @@
-"""The report's tables as text: a column per arm, then the differences of the others from the reference."""
+"""The report's tables as text: what each arm has, and how the others differ from the reference."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from nightshift.reporting.load import ANGLES, ArmResults, group_names
 from nightshift.reporting.numbers import duration, gibibytes, interval, p_cell, p_value, ratio
 from nightshift.reporting.records import Interval
 from nightshift.reporting.significance import AblationEffect, Difference, ablation_effect, per_unit
-from nightshift.reporting.styles import inside, label
+from nightshift.reporting.styles import label, subject
 from nightshift.reporting.summary import Comparison
 from nightshift.reporting.text_measures import measure_name
 
@@ -49,20 +49,52 @@ def _difference(one: Difference) -> Texts:
     return f"{one.delta:+.3f}", interval(one.interval), p_cell(one.p), p_cell(one.p_holm)
 
 
-def against_rows(comparison: Comparison) -> list[Texts]:
-    """Per arm but the reference: name, Dice, difference, interval, p, p by Holm over the arms, verdict."""
-    return [
-        (
-            label(name),
-            f"{comparison.metrics.arms[name].dice:.3f}",
-            f"{one.delta:+.3f}",
-            interval(comparison.against[name]["dice"].interval),
-            p_cell(one.p),
-            p_cell(one.p_holm),
-            one.verdict,
-        )
-        for name, one in comparison.metrics.against.items()
-    ]
+@dataclass(frozen=True)
+class ArmRow:
+    """An arm among all: what it is (`notes`), its Dice, how it stands to the reference and to the best, and its time.
+
+    `against`: difference from the reference, interval, p by Holm, verdict. `from_best`: difference from the best,
+    interval, whether it is told from it. Both are empty where an arm would be compared with itself.
+    """
+
+    name: str
+    notes: str
+    dice: str
+    against: Texts
+    from_best: Texts
+    seconds: str
+
+
+def arm_rows(comparison: Comparison, arms: Mapping[str, ArmResults]) -> list[ArmRow]:
+    """Every arm; `seconds` to encode and train."""
+    metrics = comparison.metrics
+    kinds = {"reference": metrics.reference, "best": comparison.best, "recommended": metrics.recommended}
+    rows = []
+    for name, arm in arms.items():
+        against, from_best = Texts(), Texts()
+        if one := metrics.against.get(name):
+            delta, ends, *_ = _difference(comparison.against[name]["dice"])
+            against = delta, ends, p_cell(one.p_holm), one.verdict
+        if name in comparison.from_best:
+            delta, ends, *_ = _difference(comparison.from_best[name])
+            from_best = delta, ends, "no" if name in comparison.not_told else "yes"
+        notes = ", ".join(kind for kind, of in kinds.items() if of == name)
+        seconds = "" if arm.seconds is None else duration(arm.seconds)
+        rows.append(ArmRow(label(name), notes, f"{metrics.arms[name].dice:.3f}", against, from_best, seconds))
+    return rows
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row with a column per arm: `values` of all arms, and of each but the reference how it differs from that.
+
+    `cases`: how many it is about, where that is told.
+    """
+
+    name: str
+    values: list[str]
+    differences: list[str]
+    cases: str = ""
 
 
 @dataclass(frozen=True)
@@ -98,6 +130,20 @@ def ablation_rows(arms: Mapping[str, ArmResults], level: float) -> list[Ablation
     return rows
 
 
+def not_ablated(arms: Mapping[str, ArmResults]) -> list[str]:
+    """What is said of the arms that were not asked what others were, as they have no encoder or use no view."""
+    made = {name: set(arm.ablations["ablation"]) if len(arm.ablations) else set() for name, arm in arms.items()}
+    sentences = []
+    for keys, one, several in (
+        ({"no_tokens"}, "has no encoder", "have no encoder"),
+        ({"wrong_angles", "zero_angles"}, "does not use the view", "do not use the view"),
+    ):
+        lacking = [name for name, keys_made in made.items() if not keys & keys_made]
+        if len(lacking) < len(arms):
+            sentences += [f"{subject(lacking)} {one if len(lacking) == 1 else several}."] if lacking else []
+    return sentences
+
+
 def _ablated(key: str, name: str, effect: AblationEffect, whole: float, mode: str, level: float) -> str:
     """One sentence on what an ablation did to an arm whose Dice is `whole` without it."""
     by = f"{effect.delta:+.3f} Dice {interval(effect.interval)}"
@@ -119,8 +165,8 @@ def _ablated(key: str, name: str, effect: AblationEffect, whole: float, mode: st
     return f"{given} cost {name} {-effect.delta:.3f} Dice ({by}): it uses the view."
 
 
-def view_rows(cases: Mapping[str, pd.DataFrame]) -> list[Texts]:
-    """Per quadrant of views: its name, number of cases, Dice of each arm, differences. Empty without angles.
+def view_rows(cases: Mapping[str, pd.DataFrame]) -> list[Row]:
+    """Dice per quadrant of views. Empty without angles.
 
     Args:
         cases: by arm, the reference first; each mean is over cases and seeds.
@@ -131,7 +177,7 @@ def view_rows(cases: Mapping[str, pd.DataFrame]) -> list[Texts]:
     return [_dice_of(name, chosen, cases) for name, chosen in members.items() if chosen]
 
 
-def group_rows(cases: Mapping[str, pd.DataFrame]) -> dict[str, list[Texts]]:
+def group_rows(cases: Mapping[str, pd.DataFrame]) -> dict[str, list[Row]]:
     """As `view_rows`, a row per value, for each column of the user's own that has two to VALUES of them.
 
     A case's group is that of the reference's rows: a column may have come after another arm was evaluated.
@@ -146,21 +192,21 @@ def group_rows(cases: Mapping[str, pd.DataFrame]) -> dict[str, list[Texts]]:
     return tables
 
 
-def _dice_of(what: str, chosen: set[str], cases: Mapping[str, pd.DataFrame]) -> Texts:
-    """`what`, number of cases, Dice of each arm, differences from the first."""
-    first, *others = (float(rows["dice"][rows["case_id"].isin(chosen)].mean()) for rows in cases.values())
-    means = [f"{dice:.3f}" for dice in (first, *others)]
-    return what, str(len(chosen)), *means, *(f"{dice - first:+.3f}" for dice in others)
+def _dice_of(what: str, chosen: set[str], cases: Mapping[str, pd.DataFrame]) -> Row:
+    dice = [float(rows["dice"][rows["case_id"].isin(chosen)].mean()) for rows in cases.values()]
+    differences = [f"{one - dice[0]:+.3f}" for one in dice[1:]]
+    return Row(what, [f"{one:.3f}" for one in dice], differences, cases=str(len(chosen)))
 
 
-def cost_rows(arms: Mapping[str, ArmResults]) -> list[Texts]:
-    """Per cost: what it is, that of each arm, ratios of the others to the reference; nothing without costs."""
+def cost_rows(arms: Mapping[str, ArmResults]) -> list[Row]:
+    """Per cost a row, ratios to the reference; `-` where an arm has no such cost. Nothing without costs."""
     if not all(arm.costs for arm in arms.values()):
         return []
 
-    def row(name: str, step: str, key: str, show: Callable[[float], str]) -> Texts:
-        first, *others = (getattr(arm.costs[step], key) or 0 for arm in arms.values())
-        return name, *map(show, (first, *others)), *(ratio(first, other) for other in others)
+    def row(name: str, step: str, key: str, show: Callable[[float], str]) -> Row:
+        values: list[float | None] = [getattr(arm.costs[step], key) for arm in arms.values()]
+        shown = ["-" if value is None else show(value) for value in values]
+        return Row(name, shown, [ratio(values[0], other) for other in values[1:]])
 
     rows = [
         row("Encoding", "encode", "seconds", duration),
@@ -172,16 +218,4 @@ def cost_rows(arms: Mapping[str, ArmResults]) -> list[Texts]:
         row("Peak memory of the GPU in training", "train", "peak_device_memory_bytes", gibibytes),
         row("Parameters trained", "train", "parameters_trained", lambda n: f"{n:,}"),
     ]
-    return [one for one in rows if set(one[1 : 1 + len(arms)]) != {gibibytes(0)}]
-
-
-def difference_heads(names: list[str]) -> list[str]:
-    """Headings of the columns of differences: `Difference` for one, `LoRA - frozen` for each of several."""
-    reference, *others = names
-    return ["Difference"] if len(others) == 1 else [f"{label(name)} - {inside(reference)}" for name in others]
-
-
-def ratio_heads(names: list[str]) -> list[str]:
-    """As `difference_heads`, of the columns of ratios."""
-    reference, *others = names
-    return ["Ratio"] if len(others) == 1 else [f"{label(name)} / {inside(reference)}" for name in others]
+    return [one for one in rows if set(one.values) != {gibibytes(0)}]

@@ -1,7 +1,8 @@
 """A small made-up run, as the stages leave it for `compare`, and a reader of the page that it makes."""
 
+import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import yaml
 from PIL import Image
 
 from nightshift.config import params
+from nightshift.config.kinds import KINDS, TrainedSection
 from nightshift.core.io import write_json, write_text
 from nightshift.core.records import ArmVerdict, Cost, Prefix, SimilarFrames
 from nightshift.core.tables import write_table
@@ -30,17 +32,20 @@ BINS = [(0.0, 0.25, 0.1, 0.2, 5000), (0.25, 0.5, None, None, 0), (0.5, 0.75, 0.6
 LOST = {"wrong_angles": 0.1, "zero_angles": 0.0, "no_tokens": 0.4}  # Dice that an ablation costs
 
 
-def make_inputs(root: Path, gains: Mapping[str, float] = TWO, seconds: Mapping[str, float] | None = None) -> None:
+def make_inputs(
+    root: Path, gains: Mapping[str, float | Sequence[float]] = TWO, seconds: Mapping[str, float] | None = None
+) -> None:
     """Eight cases below `root`, one patient each, one named as an attack; Dice of each arm is 0.5 + its gain, or more.
 
     Args:
         root: an empty folder.
-        gains: by name of the arm, the reference first; arms called frozen are of kind frozen, all others of kind lora.
+        gains: by name of the arm, the reference first; or one for each case, of which there are then as many. The kind
+            is that of the name, or lora.
         seconds: to encode, and to train, by arm; by default 10 for the reference and 31 for all others.
     """
     shutil.copytree(ROOT / "conf", root / "conf")
     content = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    content["arms"] = {name: {"kind": "frozen" if name == "frozen" else "lora"} for name in gains}
+    content["arms"] = {name: {"kind": name if name in KINDS else "lora"} for name in gains}
     content["compare"]["reference"] = reference = next(iter(gains))
     content["train"]["epochs"] = 3
     (root / "params.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
@@ -63,48 +68,56 @@ def make_inputs(root: Path, gains: Mapping[str, float] = TWO, seconds: Mapping[s
     SimilarFrames(threshold=0.9, cases=0, pairs_across=0, most_alike=[]).write(root / "reports/similar.json")
 
 
-def make_arm(root: Path, settings: params.Settings, name: str, gain: float, seconds: float, trained: int) -> None:
-    """What the stages of one arm leave."""
-    folder = root / "reports/evaluation" / name
+def make_arm(
+    root: Path, settings: params.Settings, name: str, gain: float | Sequence[float], seconds: float, trained: int
+) -> None:
+    """What the stages of one arm leave; of a vesselness arm that nothing was trained."""
+    arm, folder = settings.arm(name), root / "reports/evaluation" / name
+    learns = isinstance(arm.arm, TrainedSection)
+    gains = [gain + 0.002 * i * gain for i in range(len(CASES))] if isinstance(gain, float | int) else gain
+    names = [*CASES, *(f"case-{i}" for i in range(len(gains)))]
     cases = pd.DataFrame(
         [
-            {"seed": 0, "case_id": case, "patient_id": f"P{i}", "primary_angle": -30.0, "secondary_angle": 25.0}
-            | dict.fromkeys((*MEASURES, *CALIBRATION), 0.5 + gain + 0.01 * i + 0.002 * i * gain)
-            for i, case in enumerate(CASES)
+            {"seed": 0, "case_id": names[i], "patient_id": f"P{i}", "primary_angle": -30.0, "secondary_angle": 25.0}
+            | dict.fromkeys((*MEASURES, *CALIBRATION), 0.5 + 0.01 * i + one)
+            for i, one in enumerate(gains)
         ]
     )
     write_table(folder / "cases.csv", cases)
     keys = cases[["seed", "case_id", "patient_id"]]
-    ablated = [keys.assign(ablation=what, dice=cases["dice"] - lost) for what, lost in LOST.items()]
-    write_table(folder / "ablations.csv", pd.concat(ablated))
+    lost = {what: by for what, by in LOST.items() if (arm.arm.has_encoder if "token" in what else arm.arm.uses_view)}
+    ablated = [keys.assign(ablation=what, dice=cases["dice"] - by) for what, by in lost.items()]
+    write_table(folder / "ablations.csv", pd.concat([keys.assign(ablation="", dice=0.0)[:0], *ablated]))
     write_table(folder / "reliability.csv", pd.DataFrame(BINS, columns=RELIABILITY))
-    make_pictures(folder / "pictures", len(CASES))
-    epochs = [{"seed": 0, "epoch": e, "train_loss": 0.5, "val_loss": 0.6, "val_dice": 0.1 * e} for e in (1, 2, 3)]
-    write_table(root / f"reports/curves/{name}.csv", pd.DataFrame(epochs))
+    make_pictures(folder / "pictures", len(cases))
+    epochs = [(e, 0.5, 0.1 * e) for e in (1, 2, 3)] if learns else [(0, math.nan, 0.2)]
+    curves = [{"seed": 0, "epoch": e, "train_loss": loss, "val_loss": 0.6, "val_dice": d} for e, loss, d in epochs]
+    write_table(root / f"reports/curves/{name}.csv", pd.DataFrame(curves))
     card = Card(
         seed=0,
-        epoch=2,
+        epoch=2 if learns else 0,
         threshold=0.5,
         val_dice=0.2,
         data_hash="d4",
-        weights={"path": "random"},
+        weights={"path": "random" if arm.arm.has_encoder else "none"},
         cases={"train": 9, "val": 8},
-        settings=settings.arm(name),
+        settings=arm,
     )
     card.write(root / f"models/{name}/seed-0/card.json")
-    ArmVerdict(ok=True, prefix=Prefix(blocks=6)).write(root / f"reports/probe/arms/{name}.json")
+    prefix = Prefix(blocks=6) if arm.arm.has_encoder else None
+    ArmVerdict(ok=True, prefix=prefix).write(root / f"reports/probe/arms/{name}.json")
+    speed = {"seconds_per_epoch": 3.0, "cases_per_second": 7.0} if learns else {}
     for step in ("encode", "train", "evaluate"):
         cost = Cost(
             stage=f"{step}@{name}",
             seconds=seconds,
             peak_memory_bytes=2**30,
             peak_device_memory_bytes=0,
-            parameters_trained=trained,
-            seconds_per_epoch=3.0,
-            cases_per_second=7.0,
+            parameters_trained=trained if learns else 0,
             threads=2,
             machine={"cores": "2"},
             revision="abc123",
+            **speed,
         )
         cost.write(root / f"reports/cost/{name}/{step}.json")
 

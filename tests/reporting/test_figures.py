@@ -50,9 +50,8 @@ def svg(figure):
 
 
 def all_arms():
-    values = {style: (0.5 + 0.01 * i, [0.4, 0.6]) for i, style in enumerate(MANY.values())}
-    against = {style: (0.1, [0.05, 0.15] if style.index != 2 else None) for style in list(MANY.values())[1:]}
-    return figures.all_arms(values, against)
+    values = {style: (0.01 * i, [0, 0.1] if i != 2 else None) for i, style in enumerate(MANY.values())}
+    return figures.all_arms(values, "Dice, difference from the best, which has a long name", [0, -0.01])
 
 
 DRAWN = {
@@ -269,32 +268,46 @@ def test_more_arms_have_fewer_pictures_each_and_differences_name_both_arms(tmp_p
     assert len(overlays.panels(many)) == 8 + 7 * 2
 
 
-def test_eight_arms_have_colours_and_marks_of_their_own_and_the_reference_the_first():
-    shown = list(styles.styles(["unet", *(f"arm{i}" for i in range(19))]).values())
-    assert (shown[0].colour, shown[0].marker, shown[0].label) == ("#0072b2", "s", "U-Net")
-    assert (shown[1].colour, shown[1].marker) == ("#d55e00", "o")
-    for values in ([s.colour for s in shown[:8]], [s.marker for s in shown[:8]], [(s.index, s.marker) for s in shown]):
-        assert len(set(values)) == len(values)
-
-
-@pytest.mark.parametrize("page, which", [((255, 255, 255), 0), ((27, 31, 35), 1)])
-def test_colours_of_arms_show_on_their_page(page, which):
-    def luminance(rgb):
-        linear = [c / 255 / 12.92 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in rgb]
-        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-    for pair in styles.COLOURS:
-        own = luminance(bytes.fromhex(pair[which][1:]))
-        low, high = sorted((own, luminance(page)))
-        assert (high + 0.05) / (low + 0.05) > 2.2, pair
-
-
 def test_every_arm_is_in_the_picture_of_all_arms_in_its_order():
-    left, right = all_arms().axes
-    assert [text.get_text() for text in left.get_yticklabels()] == ["Frozen", "LoRA", "U-Net", "wide_2", "zero-shot"]
-    marks = [line.get_marker() for line in left.lines if line.get_marker() != "|"]
-    assert marks == ["s", "o", "^", "D", "v"] and right.get_xlabel() == "Difference from frozen"
-    assert len([line for line in right.lines if line.get_marker() == "|"]) == 3  # one has no interval
+    (axes,) = all_arms().axes
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["Frozen", "LoRA", "U-Net", "wide_2", "zero-shot"]
+    zero, margin, *drawn = axes.lines
+    assert (zero.get_xdata()[0], zero.get_linestyle()) == (0, "-")
+    assert (margin.get_xdata()[0], margin.get_linestyle()) == (-0.01, "--")
+    marks = [line for line in drawn if line.get_marker() != "|"]
+    assert [line.get_marker() for line in marks] == ["s", "o", "^", "D", "v"]
+    assert [line.get_markerfacecolor() == "none" for line in marks] == [False, False, True, False, False]
+    assert len(drawn) - len(marks) == 4  # one has no interval
+    assert axes.get_xlabel() == "Dice, difference from the best,\nwhich has a long name"
+
+
+@pytest.mark.parametrize(
+    ("names", "rows"),
+    [
+        (list("abcd"), [list("abcd")]),
+        (list("abcde"), [list("abc"), list("de")]),
+        (list("abcdefgh"), [list("abcd"), list("efgh")]),
+        (["a" * 20, "b" * 20, "c", "d"], [["a" * 20, "b" * 20], ["c", "d"]]),  # no room for four
+    ],
+)
+def test_a_legend_fits_and_is_read_row_by_row(names, rows):
+    figure = figures.all_arms({style: (0.5, None) for style in MANY.values()}, "Dice")
+    figures.legend(figure, dict(zip(styles.styles(names).values(), names, strict=True)))
+    figure.draw_without_rendering()
+    texts = {text.get_text(): text.get_window_extent() for text in figure.legends[0].get_texts()}
+    heights = sorted({round(box.y0) for box in texts.values()}, reverse=True)
+    found = [[name for name, box in texts.items() if round(box.y0) == height] for height in heights]
+    assert [sorted(row, key=lambda name: texts[name].x0) for row in found] == rows
+    whole = figure.legends[0].get_window_extent()
+    assert whole.x0 >= 0 and whole.x1 <= figure.bbox.width
+
+
+def test_only_what_was_trained_has_a_curve():
+    rows = pd.DataFrame({"seed": 0, "epoch": [1, 2, 3], "train_loss": 0.5, "val_dice": [0.1, 0.3, 0.2]})
+    axes = figures.curves({MANY["unet"]: rows}, {MANY["unet"]: {0: 2}}, ["val_dice"]).axes[0]
+    line, ring = axes.lines
+    assert list(line.get_ydata()) == [0.1, 0.3, 0.2] and line.get_marker() == "^"
+    assert (ring.get_xdata()[0], ring.get_ydata()[0]) == (2, 0.3)
 
 
 def test_colours_are_swapped_in_attributes_alone():

@@ -13,11 +13,11 @@ from nightshift.config.presets import BySplit, Manifest
 from nightshift.config.sections import Compare
 from nightshift.core.records import SimilarCase, SimilarFrames, SimilarPair
 from nightshift.reporting.load import ArmResults
-from nightshift.reporting.numbers import interval, p_value
+from nightshift.reporting.numbers import interval, p_cell, p_value, ratio
 from nightshift.reporting.summary import summarise
 from nightshift.reporting.text import answer, needed_patients, title
 from nightshift.reporting.text_limits import look_alike, masks_apart
-from nightshift.reporting.text_tables import ablation_rows, group_rows
+from nightshift.reporting.text_tables import Row, ablation_rows, group_rows
 
 LOSSES = [0.08, 0.1, 0.12, 0.09, 0.11, 0.1, 0.1, 0.1]  # of eight patients: 0.1 on average
 UNCLEAR = [0.1, -0.12, 0.02, 0.05, -0.04, 0.08, -0.06, 0.01]  # 0.005 on average
@@ -173,6 +173,7 @@ def test_several_arms_in_words():
     assert " Against frozen it is +0.101 Dice [" in text and " after Holm." in text
     assert re.search(r"About [\d,]+ patients would decide it at p < 0.05", text)
     assert "encode and train" not in text and "ecommended" not in text  # no costs are known
+    assert "not told from any other arm; 12 patients." in answered(arms | {"frozen": measured(base + 0.1 + noise)})[1]
     head, text = answered(arms | {"wide_2": measured(base - 0.05 + noise)})
     assert head == "LoRA is best" and "told from every other arm" in text
 
@@ -219,14 +220,14 @@ def test_a_row_per_value_of_a_column_of_the_source():
     found = group_rows({"frozen": pd.concat([frozen, frozen]), "lora": lora})
     assert list(found) == ["phase", "remark"]
     assert found["phase"] == [
-        ("9", "2", "0.300", "0.400", "+0.100"),
-        ("10", "1", "0.100", "0.500", "+0.400"),
-        ("not given", "1", "0.300", "0.400", "+0.100"),
+        Row("9", ["0.300", "0.400"], ["+0.100"], "2"),
+        Row("10", ["0.100", "0.500"], ["+0.400"], "1"),
+        Row("not given", ["0.300", "0.400"], ["+0.100"], "1"),
     ]
     many = rows([0.5] * 13).assign(remark=[str(i) for i in range(13)])
     assert group_rows({"a": many, "b": many}) == {} == group_rows({"a": lora, "b": lora})
     three = group_rows({"frozen": frozen, "lora": lora, "wide": lora.assign(dice=0.3)})["phase"][1]
-    assert three == ("10", "1", "0.100", "0.500", "0.300", "+0.400", "+0.200")
+    assert three == Row("10", ["0.100", "0.500", "0.300"], ["+0.400", "+0.200"], "1")
 
 
 def test_an_interval_shows_on_which_side_of_zero_its_ends_lie():
@@ -243,4 +244,15 @@ def test_p_in_words():
         "p = 0.0500",
         "p = 0.70",
         "p = 1.00",
+    ]
+
+
+def test_what_is_not_known_is_an_empty_or_a_dashed_cell():
+    assert (p_cell(float("nan")), p_cell(0.0002), p_cell(0.04)) == ("", "< 0.001", "0.0400")
+    assert [ratio(2, 5), ratio(2, 0.01), ratio(0, 5), ratio(None, 5), ratio(2, None)] == [
+        "2.5x",
+        "<0.1x",
+        "-",
+        "-",
+        "-",
     ]
