@@ -1,6 +1,6 @@
 """What training, evaluation and `predict` ask of the model of an arm, whatever its kind."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -36,6 +36,13 @@ class ArmModel(nn.Module):
     def learning_rate_factor(self, name: str) -> float:
         """By which train.learning_rate is multiplied for the parameter `name`."""
         return 1.0
+
+    def initialise(self, cases: Iterable[dict[str, Tensor]]) -> None:
+        """Set parameters by training cases before the first step; of a model that looks at none, nothing changes.
+
+        Args:
+            cases: as `TrainingCases` has them, in batches of one, in an order that follows from the seed.
+        """
 
     def candidates(self) -> Sequence[Any]:
         """For a model that nothing is trained of: what validation chooses from. Empty for one that is trained."""

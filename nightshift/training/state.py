@@ -88,11 +88,11 @@ class TrainingState:
         cuda = [torch.cuda.get_rng_state(self.device)] if self.device.type == "cuda" else []
         return [torch.get_rng_state(), *cuda]
 
-    def resume(self) -> None:
-        """Load the last checkpoint, where there is one; the first process has it."""
+    def resume(self) -> bool:
+        """Load the last checkpoint, which the first process has; whether there is one."""
         found = distributed.of_first(checkpoints.latest(self.folder) if distributed.rank() == 0 else None)
         if found is None:
-            return
+            return False
         tensors, values = found
         self.progress = Progress(**values)
         if self.scaler.is_enabled():
@@ -113,6 +113,7 @@ class TrainingState:
             torch.cuda.set_rng_state(tensors[f"random.{distributed.rank()}.1"], self.device)
         if distributed.rank() == 0 and self.progress.epoch <= self.settings.epochs:
             say(f"seed {self.seed}: going on in epoch {self.progress.epoch}, after {self.progress.batch} batches")
+        return True
 
     def step(
         self, indices: list[int], step: int, steps: int, cases: TrainingCases, asked: Callable[[], list[bool]]

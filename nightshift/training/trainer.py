@@ -13,6 +13,7 @@ from statistics import mean
 from typing import Any
 
 import torch
+from torch.utils.data import default_collate
 
 from nightshift.backbone.encoder import count_parameters
 from nightshift.config.hardware import hardware
@@ -77,7 +78,8 @@ def train(
         give_memory_back()
     label = f"{name}, seed {seed}"
     state = TrainingState(model, settings, seed, device, folder)
-    state.resume()
+    if not state.resume():
+        model.initialise(default_collate([train_cases[i]]) for [i] in _order(train_cases, 1, seed, epoch=0))
     every, progress, before = hardware().checkpoint_minutes * 60, state.progress, state.progress.seconds
     per_epoch = -(-len(train_cases) // settings.batch_size)
     steps = settings.epochs * per_epoch
