@@ -1,12 +1,22 @@
-"""Kind `lora`: low-rank adapters in the trunk's blocks, by `peft`, and the head are trained.
+"""Kind `lora`: adapters in the trunk's blocks, by `peft`, and the head are trained.
 
-W x becomes W x + (alpha / rank) B A x, with A (rank, in) and B (out, rank), which is zero at first (Hu et al., 2021).
+With method `lora`, W x becomes W x + (alpha / rank) B A x, with A (rank, in) and B (out, rank), which is zero at first
+(Hu et al., 2021). Of every method offered: adapters open with peft alone, merge into the trunk's weights, and leave
+those as they are in training.
 """
 
+import re
+import warnings
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
+from typing import Self
 
-from peft import LoraConfig, PeftModel, get_peft_model
+import torch
+from peft import IA3Config, LNTuningConfig, LoraConfig, MissConfig, PeftConfig, PeftModel, VeraConfig, get_peft_model
 from peft.tuners.lora import Linear
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.incremental_pca import IncrementalPCA
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -15,11 +25,14 @@ from nightshift.backbone.encoder import ViT
 from nightshift.config.kinds import Lora
 from nightshift.config.params import EncoderArmSettings
 from nightshift.console.errors import UserError
-from nightshift.core.io import read_json, write_json
 from nightshift.core.records import Prefix
+from nightshift.engine import distributed
 from nightshift.model.base import ArmModel
 from nightshift.model.head_file import load_head, save_head
 from nightshift.model.segmentation import SegmentationModel
+
+warnings.filterwarnings("ignore", "Unsupported layer type", module="peft")  # peft asks LayerNorm for its in_features
+EVA_CASES = 64  # training cases that `init: eva` looks at, at most
 
 
 class InPlaceLinear(Linear):
@@ -31,6 +44,9 @@ class InPlaceLinear(Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., in) -> (..., out)."""
+        if self.disable_adapters or self.merged:
+            result: Tensor = super().forward(x)
+            return result
         rows = x.flatten(0, -2)
         y = self.base_layer(rows)
         for name in self.active_adapters:
@@ -68,16 +84,64 @@ def open_model(folder: Path, settings: EncoderArmSettings) -> SegmentationModel:
 
 
 class AdaptedModel(SegmentationModel):
-    """A model with new adapters in its trunk. `adapters` is peft's wrapper of that trunk, which saves them."""
+    """A model with new adapters in its trunk. `adapters` is peft's wrapper of that trunk, which saves them.
+
+    Raises UserError for a rank that `init: eva` cannot fill.
+    """
 
     def __init__(self, neck: encoder.Sam3DualViTDetNeck, start: int, settings: EncoderArmSettings) -> None:
         arm = _lora(settings)
+        most = min(settings.preset.embed_dim, settings.grid**2) // 2  # of what peft's PCA finds in the tokens of a case
+        if arm.init == "eva" and arm.rank > most:
+            place = f"arms.{settings.name}.rank {arm.rank}"
+            raise UserError(f"{place}: init eva takes at most {most} at {settings.resolution} px")
         super().__init__(neck, start, settings, arm.activation_checkpointing)
-        self._adapters = (add_adapters(neck.trunk, arm),)  # in a tuple: its parameters are registered as the trunk's
+        self.arm = arm
+        self._adapters = (add_adapters(neck.trunk, self.arm),)  # in a tuple: its parameters are the trunk's already
 
     @property
     def adapters(self) -> PeftModel:
         return self._adapters[0]
+
+    def train(self, mode: bool = True) -> Self:
+        """Beside the head, peft's layers follow `mode` (dropout); what they wrap stays in eval mode."""
+        super().train(mode)
+        for layer in self.neck.trunk.modules():
+            if isinstance(layer, BaseTunerLayer):
+                layer.train(mode)  # type: ignore[attr-defined]  # it is a Module, too
+                layer.get_base_layer().eval()
+        return self
+
+    def learning_rate_factor(self, name: str) -> float:
+        """As peft's `create_loraplus_optimizer`: b_ratio for B, and for the magnitudes of DoRA."""
+        return self.arm.b_ratio if "lora_B" in name or "lora_magnitude" in name else 1.0
+
+    @torch.no_grad()
+    def initialise(self, cases: Iterable[dict[str, Tensor]]) -> None:
+        """With `init: eva`, A becomes the first principal components of what its layer sees (Paischer et al., 2024).
+
+        By peft's incremental PCA in one pass over EVA_CASES cases. peft's `initialize_lora_eva_weights` goes round all
+        cases until no component moves any more, which has no bound.
+        """
+        if self.arm.init != "eva":
+            return
+        layers = [layer for layer in self.neck.trunk.modules() if isinstance(layer, Linear)]
+        pca = {layer: IncrementalPCA(self.arm.rank, lowrank=True, lowrank_seed=0) for layer in layers}
+
+        def add(layer: Linear, inputs: tuple[Tensor]) -> None:
+            with torch.autocast(inputs[0].device.type, enabled=False):
+                pca[layer].partial_fit(inputs[0].flatten(0, -2).float())
+
+        hooks = [layer.register_forward_pre_hook(add) for layer in layers]
+        device = next(self.head.parameters()).device
+        for case in islice(cases, EVA_CASES):
+            tokens, images = (case[key].to(device) if key in case else None for key in ("tokens", "images"))
+            self.eval().features(tokens, images)
+        for hook in hooks:
+            hook.remove()
+        components = distributed.of_first([pca[layer].components_.cpu() for layer in layers])
+        for layer, a in zip(layers, components, strict=True):
+            layer.lora_A["default"].get_parameter("weight").copy_(a)
 
 
 def _lora(settings: EncoderArmSettings) -> Lora:
@@ -87,31 +151,51 @@ def _lora(settings: EncoderArmSettings) -> Lora:
 
 def add_adapters(trunk: ViT, lora: Lora) -> PeftModel:
     """Put new adapters into `trunk`, in place; only they require gradients. The PeftModel saves and loads them."""
-    config = LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # peft takes fractions, too
-        lora_dropout=lora.dropout,
-        target_modules=list(lora.targets),
-        layers_to_transform=lora.numbers,
-        layers_pattern="blocks",  # also keeps `attn.proj`-like names outside the blocks (patch_embed.proj) out
-    )
-    config._register_custom_module({nn.Linear: InPlaceLinear})
-    return get_peft_model(trunk, config)
+    return get_peft_model(trunk, _config(lora))
+
+
+def _config(lora: Lora) -> PeftConfig:
+    """peft's configuration of the arm's method."""
+    targets = _modules(lora, lora.targets)
+    match lora.method:
+        case "lora" | "dora":
+            init = lora.init if lora.init == "gaussian" or lora.init == "orthogonal" else True
+            config = LoraConfig(
+                r=lora.rank,
+                lora_alpha=lora.alpha,  # type: ignore[arg-type]  # peft takes fractions, too
+                lora_dropout=lora.dropout,
+                use_dora=lora.method == "dora",
+                use_rslora=lora.rslora,
+                init_lora_weights=init,
+                target_modules=targets,
+            )
+            if lora.method == "lora":
+                config._register_custom_module({nn.Linear: InPlaceLinear})
+            return config
+        case "miss":
+            return MissConfig(r=lora.rank, miss_dropout=lora.dropout, target_modules=targets)
+        case "vera":
+            return VeraConfig(r=lora.rank, vera_dropout=lora.dropout, target_modules=targets)
+        case "ia3":
+            return IA3Config(target_modules=targets, feedforward_modules=_modules(lora, ["mlp.fc2"]))
+        case "ln_tuning":
+            return LNTuningConfig(target_modules=_modules(lora, ["norm1", "norm2"]))
+
+
+def _modules(lora: Lora, names: Sequence[str]) -> str:
+    """A pattern for peft: the modules with these names in the adapted blocks. A list it would write in any order."""
+    blocks, layers = ("|".join(map(re.escape, group)) for group in (map(str, lora.numbers), names))
+    return rf"blocks\.({blocks})\.({layers})"
 
 
 def save_adapters(adapted: PeftModel, folder: Path) -> None:
-    """Write adapter_model.safetensors and adapter_config.json as peft does, without its empty model card.
-
-    peft writes the targets in the order of a set, which is another one in every process: here they are sorted.
-    """
+    """Write adapter_model.safetensors and adapter_config.json as peft does, without its empty model card."""
     adapted.save_pretrained(str(folder))
-    config = read_json(folder / "adapter_config.json")
-    write_json(folder / "adapter_config.json", config | {"target_modules": sorted(config["target_modules"])})
     (folder / "README.md").unlink(missing_ok=True)
 
 
 def merge_adapters(trunk: ViT, folder: Path) -> None:
-    """Add saved adapters to the weights of a fresh trunk, in place: W becomes W + (alpha / rank) B A.
+    """Merge saved adapters into the weights of a fresh trunk, in place.
 
     Raises UserError for adapters that are missing, damaged or of another encoder.
     """

@@ -92,15 +92,54 @@ class InBlocks(TrainedSection):
         return self.blocks
 
 
+_LOW_RANK = ("rank", "alpha", "rslora", "init", "b_ratio", "dropout", "targets")
+METHOD_KEYS: dict[str, tuple[str, ...]] = {  # keys of kind lora that not every method has
+    "lora": _LOW_RANK,
+    "dora": _LOW_RANK,
+    "miss": ("rank", "dropout", "targets"),
+    "vera": ("rank", "dropout", "targets"),
+    "ia3": ("targets",),
+    "ln_tuning": (),
+}
+
+
 class Lora(InBlocks):
-    """Low-rank adapters. `targets`: Linear layers of a block that get one."""
+    """Adapters by `peft`, of the layers `targets` in `blocks`. METHOD_KEYS has the keys that only some methods have.
+
+    Attributes:
+        targets: Linear layers of a block.
+        rslora: the update is multiplied by alpha / sqrt(rank), not by alpha / rank (Kalajdzievski, 2023).
+        init: of A and B. default: A by Kaiming, B zero; eva: A by the training cases (Paischer et al., 2024), B zero.
+        b_ratio: learning rate of B over that of A (LoRA+, Hayou et al., 2024).
+    """
 
     packages = ("peft",)
     kind: Literal["lora"]
+    method: Literal["lora", "dora", "miss", "vera", "ia3", "ln_tuning"] = Field(
+        default="lora",
+        description="lora, dora, miss, vera, ia3 or ln_tuning; docs/arms.md says why no other of peft",
+    )
     rank: Positive = 8
     alpha: Rate = 16.0
+    rslora: bool = False
+    init: Literal["default", "gaussian", "orthogonal", "eva"] = Field(
+        default="default",
+        description="default, gaussian, orthogonal or eva; pissa, olora, corda and loftq change the base weights, so "
+        "their adapters fit no other copy of the encoder",
+    )
+    b_ratio: Annotated[float, Field(ge=1)] = 1.0
     dropout: Fraction = 0.0
-    targets: Annotated[list[Layer], Field(min_length=1)] = Field(default_factory=lambda: list(get_args(Layer)))
+    targets: list[Layer] = Field(default=[*get_args(Layer)], min_length=1)
+
+    def resolved(self, preset: Encoder) -> Self:
+        unused = set(METHOD_KEYS["lora"]) - set(METHOD_KEYS[self.method])
+        for key in self.model_dump(include=unused, exclude_defaults=True):
+            raise ValueError(f"{key}: method {self.method} has no {key}; leave it out, or at its default")
+        if self.init == "orthogonal" and self.rank % 2:
+            raise ValueError(f"rank {self.rank}: init orthogonal needs an even one")
+        if self.method == "miss" and self.rank > preset.embed_dim:
+            raise ValueError(f"rank {self.rank}: method miss takes at most {preset.embed_dim}, the width of a token")
+        return super().resolved(preset)
 
 
 def block_numbers(blocks: Blocks, depth: int) -> list[int]:

@@ -43,15 +43,12 @@ class SegmentationModel(ArmModel):
         self.head = SegmentationHead(settings.preset.d_model, settings.head, settings.view)
 
     def train(self, mode: bool = True) -> Self:
-        """The encoder stays in eval mode; only the adapters' own dropout follows `mode`.
+        """The head follows `mode`; the encoder stays in eval mode.
 
         Else its drop-path would run: not in the kept prefix, so arms would differ in more than in what they train.
         """
         super().train(mode)
         self.neck.eval()
-        for name, module in self.neck.named_modules():
-            if "lora_dropout" in name:
-                module.train(mode)
         return self
 
     def features(self, tokens: Tensor | None, images: Tensor | None) -> Tensor:

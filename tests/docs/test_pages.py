@@ -15,7 +15,7 @@ from helpers.docs import PAGES, Block
 from nightshift.commands.main import COMMANDS, parser_of
 from nightshift.config import params, resolved
 from nightshift.config.hardware import Hardware
-from nightshift.config.kinds import KINDS, Overrides, TrainedSection
+from nightshift.config.kinds import KINDS, METHOD_KEYS, Overrides, TrainedSection
 from nightshift.config.params import read_as
 from nightshift.config.presets import DataFile
 from nightshift.probe.names import CAUSES
@@ -206,6 +206,13 @@ def test_the_table_of_kinds_has_every_setting_and_its_default():
             assert key == "targets" and default == "all four"
     train = re.search(r"\| any key of `train:` \|.*", docs.page_text("docs/arms.md"))[0]
     assert set(re.findall(r"`(\w+)`", train)) == set(Overrides.model_fields)
+
+
+def test_the_table_of_methods_has_the_keys_of_each():
+    rows = re.findall(
+        r"^\| `(\w+)` \| .+? \| (.*?) ?\|$", docs.section("docs/arms.md", "Methods of adapters"), re.MULTILINE
+    )
+    assert {name: tuple(re.findall(r"`(\w+)`", keys)) for name, keys in rows} == METHOD_KEYS
 
 
 def test_the_table_of_causes_has_every_cause():

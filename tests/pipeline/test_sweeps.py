@@ -30,11 +30,12 @@ def changes(line: str) -> list[str]:
 
 def test_the_sets_are_what_they_are_called(checkout):
     sets = {name: params.read(FULL + changes(line)) for name, line in SETS.items()}
-    assert sets.keys() == {"attention + MLP", "attention only", "qkv only", "last 8 blocks", "672 px"}
+    assert sets.keys() == {"attention + MLP", "attention only", "qkv only", "last 8 blocks", "another method", "672 px"}
     assert sets["attention + MLP"] == params.read(FULL)  # as shipped
     assert sets["attention only"].arms["lora"].targets == ["attn.qkv", "attn.proj"]
     assert sets["qkv only"].arms["lora"].targets == ["attn.qkv"]
     assert sets["last 8 blocks"].arm("lora").arm.blocks == list(range(24, 32))
+    assert sets["another method"].arms["lora"].method == "dora"
     assert sets["672 px"].resolution == 672 and 672 % (14 * sets["672 px"].preset.window_size) == 0
 
 

@@ -71,18 +71,6 @@ def test_detail_is_a_stem_of_the_image(small, detail):
         assert not torch.allclose(head(changed, angles, batch()), head(levels, angles, batch()), atol=1e-4)
 
 
-def test_training_mode_leaves_the_encoder_in_eval_mode(small):
-    arm = new_model(small({"arms.lora.dropout": 0.5}, "lora"))
-    for mode in (True, False):
-        arm.train(mode)
-        dropouts = [m for name, m in arm.neck.named_modules() if name.endswith("lora_dropout.default")]
-        assert len(dropouts) == 8
-        assert all(m.training is mode for m in [*dropouts, *arm.head.modules()])
-        paths = [m for m in arm.neck.modules() if "Drop" in type(m).__name__ and m not in dropouts]
-        assert paths
-        assert not any(m.training for m in [*paths, arm.neck, arm.neck.trunk, *arm.neck.trunk.blocks])
-
-
 @pytest.mark.parametrize("name", ["frozen", "lora"])
 def test_same_seed_same_bits_and_only_what_should_be_trained(small, prepared, name):
     settings = small({"arms.lora.dropout": 0.1}, name)
