@@ -34,7 +34,7 @@ def write(arms: Mapping[str, ArmResults], chosen: Compare, about: About, folder:
     if render.has_curves(arms):
         figures.write_png(folder / "plots/curves.png", render.curves(arms, CURVES))
     drawn = render.arm_figures(comparison, chosen.margin) if len(arms) > 2 else {}
-    for name, figure in (drawn | render.case_figures(arms)).items():
+    for name, figure in (drawn | render.case_figures(arms) | render.measure_figures(arms, comparison)).items():
         figures.write_png(folder / f"plots/{name}.png", figure)
     figures.write_png(folder / "plots/overlays.png", overlays.overlays(panels))
     for name, text in pages.items():

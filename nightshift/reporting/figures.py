@@ -91,7 +91,7 @@ def all_arms(values: Mapping[Style, tuple[float, Interval]], what: str, lines: S
         for i, line in enumerate(lines):
             axes.axvline(line, color=INK, linewidth=1, linestyle=(0, (4, 3)) if i else "-")
         for y, (style, (value, ends)) in enumerate(values.items()):
-            _with_interval(axes, style, value, ends, y)
+            with_interval(axes, style, value, ends, y)
         axes.set_yticks(range(len(values)), [short(style.label, 24) for style in values])
         axes.set(ylim=(len(values) - 0.5, -0.5), xlabel=textwrap.fill(what, 36))
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
@@ -119,7 +119,7 @@ def ablations(rows: Sequence[AblationRow], arms: Mapping[str, Style]) -> Figure:
         axes.axvline(0, color=INK, linewidth=1)
         for row in rows:
             y = whats.index(row.what) + step * (list(arms).index(row.arm) - (len(arms) - 1) / 2)
-            _with_interval(axes, arms[row.arm], row.delta, row.interval, y)
+            with_interval(axes, arms[row.arm], row.delta, row.interval, y)
         axes.set_yticks(range(len(whats)), [textwrap.fill(what, 20) for what in whats])
         axes.set(ylim=(len(whats) - 0.5, -0.5), xlabel=f"Change of Dice, mean over patients{hollow}")
         axes.margins(x=0.08)
@@ -130,7 +130,7 @@ def ablations(rows: Sequence[AblationRow], arms: Mapping[str, Style]) -> Figure:
     return figure
 
 
-def _with_interval(axes: Axes, style: Style, value: float, ends: Interval, y: float) -> None:
+def with_interval(axes: Axes, style: Style, value: float, ends: Interval, y: float) -> None:
     """A mark at `value`, on its interval; hollow without one."""
     if ends:
         axes.plot(ends, [y, y], "|-", color=style.colour, linewidth=2, markersize=8, markeredgewidth=2)

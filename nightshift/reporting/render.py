@@ -13,7 +13,16 @@ import jinja2
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from nightshift.reporting import figures, figures_cases, overlays, styles, text, text_tables
+from nightshift.reporting import (
+    figures,
+    figures_cases,
+    figures_measures,
+    overlays,
+    styles,
+    text,
+    text_measures,
+    text_tables,
+)
 from nightshift.reporting.about import About, runs
 from nightshift.reporting.load import ANGLES, CURVES, ArmResults
 from nightshift.reporting.overlays import Panel
@@ -80,7 +89,9 @@ def contents(
         "best": shown[comparison.best].inside,
         "measures": text_tables.measure_rows(comparison),
         "tested": len(comparison.tested),
-        "unbounded": any(one["dice"].interval is None for one in comparison.against.values()),
+        "calibration": text_measures.calibration(arms, comparison),
+        "measure_plots": {name: figures.svg_uri(one) for name, one in measure_figures(arms, comparison).items()},
+        "unbounded": any(one.interval is None for of in comparison.against.values() for one in of.values()),
         "arm_rows": text_tables.arm_rows(comparison, arms) if several else [],
         "margin": f"{margin:g}",
         "arm_plots": [figures.svg_uri(one) for one in arm_figures(comparison, margin).values()] if several else [],
@@ -133,6 +144,21 @@ def arm_figures(comparison: Comparison, margin: float) -> dict[str, Figure]:
         "arms-from-reference": figures.all_arms(against, f"Dice, difference from {reference}", [0]),
         "arms-from-best": figures.all_arms(from_best, what, [0, -margin]),
     }
+
+
+def measure_figures(arms: Mapping[str, ArmResults], comparison: Comparison) -> dict[str, Figure]:
+    """By name of the file: `reliability`, and `calibre`, where they are known."""
+    shown, found = styles.styles(arms), {}
+    if text_measures.calibration(arms, comparison):
+        labels = {
+            style: f"{figures.short(style.label, 20)}: {text_measures.errors(comparison.means[name])}"
+            for name, style in shown.items()
+        }
+        bins = {style: arms[name].reliability for name, style in shown.items()}
+        found["reliability"] = figures_measures.reliability(bins, labels)
+    if recalls := text_measures.recalls(arms, comparison):
+        found["calibre"] = figures_measures.recall_by_calibre(recalls, list(shown.values()))
+    return found
 
 
 def case_figures(arms: Mapping[str, ArmResults]) -> dict[str, Figure]:

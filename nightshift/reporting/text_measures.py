@@ -1,8 +1,15 @@
-"""Names of the measures as the report shows them."""
+"""The measures as the report shows them: their names, sentences on calibration, recall by calibre."""
 
-from nightshift.evaluation.measures import CALIBRES, DISTANCES, LOWER_IS_BETTER, MEDIUM_AND_THICK
+from collections.abc import Mapping
+
+from nightshift.evaluation.measures import CALIBRATION, CALIBRES, DISTANCES, LOWER_IS_BETTER, MEDIUM_AND_THICK
+from nightshift.reporting.load import ArmResults
+from nightshift.reporting.records import Interval
+from nightshift.reporting.significance import mean_interval, per_unit
+from nightshift.reporting.styles import label
 from nightshift.reporting.summary import Comparison
 
+SHARES = ("probability", "vessel")  # of a bin: what is said, and what is true
 NAMES = {
     "dice": "Dice",
     "iou": "IoU",
@@ -33,3 +40,35 @@ def calibre(measure: str, comparison: Comparison) -> str:
     medium, thick = (f"{limit:g}" for limit in MEDIUM_AND_THICK[unit])
     ranges = f"below {medium}", f"{medium} to {thick}", f"from {thick}"
     return f"{ranges[CALIBRES.index(measure)]} {unit}"
+
+
+def errors(means: Mapping[str, float]) -> str:
+    """`ECE 0.012, Brier score 0.034`."""
+    return ", ".join(f"{NAMES[name]} {means[name]:.3f}" for name in CALIBRATION)
+
+
+def calibration(arms: Mapping[str, ArmResults], comparison: Comparison) -> list[str]:
+    """Per arm a sentence on how sure it is of its vessels, and how right; none where no probabilities are known."""
+    if not all(len(arm.reliability) for arm in arms.values()):
+        return []
+    return [f"{label(name)}: {_sure(arm)}; {errors(comparison.means[name])}." for name, arm in arms.items()]
+
+
+def _sure(arm: ArmResults) -> str:
+    upper = arm.reliability[arm.reliability["low"] >= 0.5].dropna()
+    if upper.empty:
+        return "no pixel has a probability of 0.5 or more"
+    said, vessel = (float((upper[name] * upper["pixels"]).sum() / upper["pixels"].sum()) for name in SHARES)
+    return f"pixels of 0.5 or more have a mean probability of {said:.2f}, and {vessel:.0%} of them are vessel"
+
+
+def recalls(arms: Mapping[str, ArmResults], comparison: Comparison) -> dict[str, list[tuple[float, Interval]]]:
+    """Recall and its interval of each arm, by calibre, as `below 5 px, 34 of 40 cases`."""
+    return {
+        f"{calibre(name, comparison)}, {comparison.known[name]} of {comparison.metrics.cases} cases": [
+            (comparison.means[arm][name], mean_interval(per_unit(of_arm.cases, name).dropna().to_numpy()))
+            for arm, of_arm in arms.items()
+        ]
+        for name in CALIBRES
+        if name in comparison.known
+    }

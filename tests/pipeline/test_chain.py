@@ -13,9 +13,13 @@ def test_the_contract_files_are_there(first):
     for arm in ARMS:
         header = (first / f"reports/evaluation/{arm}/cases.csv").read_text(encoding="utf-8").splitlines()
         assert header[0] == (
-            "seed,case_id,patient_id,primary_angle,secondary_angle,dice,iou,cldice,hd95,precision,recall,asd"
+            "seed,case_id,patient_id,primary_angle,secondary_angle,dice,iou,cldice,hd95,precision,recall,asd,"
+            "recall_thin,recall_medium,recall_thick,betti0_error,ece,brier"
         )
         assert len(header) == 1 + 4  # 2 test patients, 2 views, 1 seed
+        bins = (first / f"reports/evaluation/{arm}/reliability.csv").read_text(encoding="utf-8").splitlines()
+        assert bins[0] == "low,high,probability,vessel,pixels" and len(bins) == 1 + 20
+        assert sum(int(one.rpartition(",")[2]) for one in bins[1:]) == 4 * 96 * 96
         assert (first / f"models/{arm}/seed-0/head.safetensors").is_file()
         assert json.loads((first / f"reports/probe/arms/{arm}.json").read_text())["ok"] is True
         cost = json.loads((first / f"reports/cost/{arm}/train.json").read_text())

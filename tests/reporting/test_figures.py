@@ -10,7 +10,7 @@ from matplotlib.collections import PathCollection
 from PIL import Image
 
 from nightshift.console.errors import UserError
-from nightshift.reporting import figures, figures_cases, overlays, styles
+from nightshift.reporting import figures, figures_cases, figures_measures, overlays, styles
 from nightshift.reporting.load import ArmResults
 from nightshift.reporting.text_tables import AblationRow
 
@@ -54,6 +54,19 @@ def all_arms():
     return figures.all_arms(values, "Dice, difference from the best, which has a long name", [0, -0.01])
 
 
+def reliability():
+    bins = pd.DataFrame(
+        {"low": [0, 0.5], "high": [0.5, 1], "probability": [0.1, 0.8], "vessel": [0.2, 0.6], "pixels": [900, 100]}
+    )
+    empty = bins.assign(probability=[0.1, np.nan], vessel=[0.2, np.nan], pixels=[1000, 0])
+    return figures_measures.reliability(dict(zip(PAIR, (bins, empty), strict=True)), {PAIR[0]: EVIL[0], PAIR[1]: "b"})
+
+
+def by_calibre():
+    rows = {"below 5 px, 8 of 8 cases": [(0.5, [0.4, 0.6])] * 5, "from 10 px, 1 of 8 cases": [(0.9, None)] * 5}
+    return figures_measures.recall_by_calibre(rows, list(MANY.values()))
+
+
 DRAWN = {
     "dumbbells": lambda: figures_cases.dumbbells(PAIR, *dice(12), "test case"),
     "dumbbells of many": lambda: figures_cases.dumbbells(PAIR, *dice(60), "patient"),
@@ -61,6 +74,8 @@ DRAWN = {
     "ablations": lambda: figures.ablations(ROWS, TWO),
     "ablations of many": lambda: figures.ablations(OF_MANY, MANY),
     "all arms": lambda: all_arms(),
+    "reliability": reliability,
+    "recall by calibre": by_calibre,
 }
 
 
@@ -98,6 +113,25 @@ def test_dumbbells_say_who_is_better_how_often_and_name_only_what_can_be_read():
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["b", "d", "a", "c"]
     many = figures_cases.dumbbells(PAIR, *dice(figures_cases.NAMED + 1), "test case").axes[0]
     assert not many.get_yticklabels() and many.get_ylabel() == "41 test cases, sorted by difference"
+
+
+def test_reliability_has_a_mark_for_each_bin_that_has_pixels_and_their_share():
+    upper, lower = reliability().axes
+    diagonal, *arms = upper.lines
+    assert diagonal.get_xydata().tolist() == [[0, 0], [1, 1]]
+    assert [line.get_xydata().tolist() for line in arms] == [[[0.1, 0.2], [0.8, 0.6]], [[0.1, 0.2]]]
+    assert [line.get_ydata().tolist() for line in lower.lines] == [[90, 10], [100]]
+
+
+def test_recall_by_calibre_has_every_arm_at_every_calibre_hollow_without_an_interval():
+    (axes,) = by_calibre().axes
+    marks = [line for line in axes.lines if len(line.get_xdata()) == 1]
+    assert [float(line.get_xdata()[0]) for line in marks] == [0.5] * 5 + [0.9] * 5
+    assert [line.get_markerfacecolor() == "none" for line in marks] == [False] * 5 + [True] * 5
+    assert [label.get_text() for label in axes.get_yticklabels()] == [
+        "below 5 px\n8 of 8 cases",
+        "from 10 px\n1 of 8 cases",
+    ]
 
 
 def test_names_are_shortened_in_the_middle_and_printable():

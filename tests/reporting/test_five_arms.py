@@ -121,7 +121,8 @@ def test_the_page_of_five_arms_is_whole_and_names_them_all(truth):
 def test_a_run_of_five_arms_has_its_plots(truth):
     plots = {path.stem for path in (truth / "reports/comparison/plots").glob("*.png")}
     cases = {f"cases-{name}" for name in list(PLANTED)[1:]}
-    assert plots == {"arms", "arms-from-reference", "arms-from-best", "curves", "overlays"} | cases
+    of_all = {"arms", "arms-from-reference", "arms-from-best", "calibre", "curves", "overlays", "reliability"}
+    assert plots == of_all | cases
     for name in plots:
         Image.open(truth / f"reports/comparison/plots/{name}.png").verify()
 

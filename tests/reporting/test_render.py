@@ -180,6 +180,15 @@ def test_every_ablation_is_put_in_words(made):
         assert "Without the encoder Frozen keeps 25% of its Dice" in text
 
 
+def test_calibration_is_in_words_and_pictures(made):
+    said = "pixels of 0.5 or more have a mean probability of 0.81, and 64% of them are vessel"
+    for text in (html_of(made), markdown_of(made).replace("\\", "")):
+        assert f"Frozen: {said}; ECE 0.535, Brier score 0.535." in text and f"LoRA: {said}" in text
+    for name in ("reliability", "calibre"):
+        assert (made / f"reports/comparison/plots/{name}.png").is_file()
+    assert {"#calibration", "#calibre"} <= {link["href"] for link in Tags(html_of(made)).all("a")}
+
+
 def test_the_measures_are_a_table_of_their_own(made):
     table = pd.read_csv(made / "reports/comparison/measures.csv", dtype=str).set_index("measure")
     assert list(table.index) == [*MEASURES, *CALIBRATION]
@@ -219,7 +228,7 @@ def test_the_page_is_whole_and_needs_no_network(made):
     html = html_of(made)
     page = Tags(html)
     assert not page.unclosed and not page.all("link")
-    assert len(page.all("img")) == 7 + 6 * 2 + 2 * 3  # figures, extremes, and where the arms differ most
+    assert len(page.all("img")) == 9 + 6 * 2 + 2 * 3  # figures, extremes, and where the arms differ most
     assert all(image["src"].startswith("data:image/") and image["alt"] for image in page.all("img"))
     assert not re.search(r"https?://|@import|url\(", html)
     targets = {a["href"][1:] for a in page.all("a")}
@@ -277,6 +286,8 @@ def test_three_patients_cannot_decide(inputs):
         ("reports/curves/lora.csv", "\n0,3", "\n0,2.5", "line 4: epoch is not a whole number"),
         ("reports/evaluation/lora/cases.csv", "-30.000000", "left", "line 2: primary_angle is not a finite number"),
         ("reports/evaluation/lora/ablations.csv", ",c,", ",x,", "ablations.csv: not the cases of cases.csv"),
+        ("reports/evaluation/lora/cases.csv", ",ece,", ",ace,", "no column 'ece'"),
+        ("reports/evaluation/lora/reliability.csv", None, None, "reliability.csv: no such file yet"),
         ("reports/probe/heatmap.svg", None, None, "heatmap.svg: no such file yet"),
         (
             "reports/cost/lora/train.json",
