@@ -94,7 +94,7 @@ def test_every_command_of_a_page_runs(page, finished, tmp_path):
     above = tmp_path / "above"
     shutil.copytree(finished, above, symlinks=True)
     folder, heading = above / "nightshift", ""
-    for name in ("frozen", "lora", "truth"):
+    for name in ("frozen", "lora", "nnunet", "reader_2", "truth"):
         shutil.copytree(above / "mydata/masks", folder / "masks" / name)
     runnable = dict.fromkeys(block for block, _ in to_run(page))
     for block in docs.blocks(page):

@@ -115,6 +115,23 @@ def test_any_number_of_folders_by_any_names(folders):
     assert "--masks soft_net=l --truth t --reference lora -o out" in html
 
 
+def test_four_folders_of_which_one_is_a_second_reader(folders):
+    """The reader is a pixel off, nnU-Net too, to the other side."""
+    for name, shift in (("reader", 1), ("nnunet", -1)):
+        Path(name).mkdir()
+        for i in range(8):
+            Image.fromarray(bar(5 + i + shift)).save(f"{name}/case {i}.png")
+    run(*THREE, "--masks", "reader_2=reader", "--masks", "nnunet=nnunet", "--reference", "reader_2")
+    metrics = json.loads(Path("reports/folders/metrics.json").read_text())
+    verdicts = {name: one["verdict"] for name, one in metrics["against"].items()}
+    assert verdicts == {"frozen": "worse", "lora": "better", "nnunet": "undecided"}
+    assert (metrics["verdict"], metrics["recommended"], metrics["arms"]["reader_2"]["dice"]) == ("lora", None, 0.875)
+    html = Path("reports/folders/report.html").read_text(encoding="utf-8")
+    assert "frozen, LoRA and nnunet against reader_2 on coronary angiograms" in html and "All arms" in html
+    for missing in ("Encode and train", "Training", "RoPE", "random weights", "no encoder", "Recommended", "Cost"):
+        assert missing not in html
+
+
 def test_it_needs_no_project(folders):
     Path("params.yaml").unlink()
     metrics, _ = written()
