@@ -18,8 +18,8 @@ def arms_of(found: Sequence[Experiment]) -> list[str]:
 def table(found: Sequence[Experiment], arms: Sequence[str]) -> pd.DataFrame:
     """A row for each experiment, missing values where there is nothing.
 
-    `best` is the arm that is farthest above the `reference`, `delta` by how much in Dice (0 to 1), `p` corrected for
-    the number of arms. Of each arm `ARM.dice`, its 95 % interval `ARM.low` to `ARM.high`, `ARM.delta`, `ARM.p`, and
+    `best` is the other arm that is farthest above the `reference`, `delta` by how much in Dice (0 to 1), `p` corrected
+    for the number of arms. Of each arm `ARM.dice`, its 95 % interval `ARM.low` to `ARM.high`, `ARM.delta`, `ARM.p`, and
     `ARM.seconds` of encoding, training and evaluation.
     """
     rows = []
@@ -37,6 +37,7 @@ def table(found: Sequence[Experiment], arms: Sequence[str]) -> pd.DataFrame:
             "delta_high": high,
             "p": against.p_holm if against else None,
             "verdict": one.metrics.verdict if one.metrics else None,
+            "recommended": one.metrics.recommended if one.metrics else None,
         }
         for arm in arms:
             row |= _numbers(one, arm)

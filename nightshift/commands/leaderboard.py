@@ -38,9 +38,15 @@ def main(arguments: argparse.Namespace) -> None:
     page = arguments.o / "leaderboard.html"
     values = {
         "rows": frame.astype(object).where(frame.notna(), None).to_dict("records"),
-        "settings": list(settings),
+        "settings": [key for key in settings if not _is_arm(key)],
+        "sections": [key for key in settings if _is_arm(key)],
         "styles": list(styles(arms).values()),
         "variables": variables,
     }
     write_text(page, render("leaderboard.html.j2", values))
     print(f"{sum(one.rank is not None for one in found)} of {len(found)} ranked: {page.as_posix()}")
+
+
+def _is_arm(key: str) -> bool:
+    """Whether a setting is a whole section of `arms`, which is long."""
+    return key.startswith("arms.") and key.count(".") == 1

@@ -181,9 +181,11 @@ def test_the_page_is_one_sortable_file_and_the_csv_has_the_same_rows(repository,
 
 
 def test_each_of_three_arms_has_its_columns(repository, tmp_path, monkeypatch):
-    repository.add("b" * 40, "three", arms={"wide": 0.15}, under="a" * 40)
+    repository.add("b" * 40, "three", rank=16, arms={"wide": 0.15}, under="a" * 40)
     text, rows = written(repository, tmp_path, monkeypatch)
-    assert ">Best arm<" in text and "(Holm)" in text
+    assert ">Best other arm<" in text and ">Recommended<" in text and "(Holm)" in text
+    places = [text.index(f">{head}<") for head in ("arms.lora.rank", "Difference", "Time, wide", "arms.wide")]
+    assert places == sorted(places)
     assert (rows[0]["experiment"], rows[0]["best"], rows[0]["wide.dice"]) == ("three", "wide", "0.650000")
     assert rows[1]["wide.dice"] == rows[1]["arms.wide"] == "" and rows[0]["arms.wide"] == "{kind: lora, rank: 1}"
 

@@ -13,7 +13,7 @@ from stages import compare
 
 ROOT = Path(__file__).parents[2]
 COMMITTED = {path.relative_to(ROOT).as_posix(): path for path in sorted((ROOT / "docs").rglob("*.html"))}
-FOUR = {"frozen": 0.0, "lora": 0.1, "unet": 0.05, "a_long_name-of-an-arm": -0.02}
+FIVE = {"frozen": 0.0, "lora": 0.1, "unet": 0.05, "vesselness": -0.1, "a_long_name-of-an-arm": -0.02}
 WIDTHS = (1280, 390)
 BAD = """<!doctype html>
 <title>All wrong</title>
@@ -42,11 +42,11 @@ def pages(tmp_path_factory):
     repository = Repository()
     repository.add("a" * 40, "main", delta=0.1)
     repository.add("b" * 40, EVIL, rank=16, delta=0.2, under="a" * 40)
-    repository.add("c" * 40, "worse", rank=4, delta=-0.1, under="a" * 40)
+    repository.add("c" * 40, "worse", rank=4, delta=-0.1, under="a" * 40, arms={"unet": -0.2, "vesselness": -0.3})
     repository.add("d" * 40, "late", rank=32, under="a" * 40, state="queued")
     found = {}
     with pytest.MonkeyPatch.context() as patch:
-        for name, gains in (("report", TWO), ("report of four arms", FOUR)):
+        for name, gains in (("report", TWO), ("report of five arms", FIVE)):
             folder = root / name
             folder.mkdir()
             make_inputs(folder, gains)
@@ -58,7 +58,7 @@ def pages(tmp_path_factory):
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("name", ["report", "report of four arms", "leaderboard", *COMMITTED])
+@pytest.mark.parametrize("name", ["report", "report of five arms", "leaderboard", *COMMITTED])
 def test_a_page_is_whole_readable_and_works_by_keyboard(browser, pages, name, width):
     light, dark = (look(browser, pages[name], width, scheme) for scheme in ("light", "dark"))
     assert (light.problems(), dark.problems()) == ({}, {})
