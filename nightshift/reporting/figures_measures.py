@@ -52,7 +52,7 @@ def recall_by_calibre(rows: Mapping[str, Sequence[tuple[float, Interval]]], arms
     """
     step = 0.8 / len(arms)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7.2, 1.1 + (0.3 + 0.21 * len(arms)) * len(rows)), layout="constrained")
+        figure = Figure(figsize=(5.6, 1.1 + (0.3 + 0.21 * len(arms)) * len(rows)), layout="constrained")
         axes = figure.subplots()
         for y, of_arms in enumerate(rows.values()):
             for i, (style, (value, ends)) in enumerate(zip(arms, of_arms, strict=True)):
