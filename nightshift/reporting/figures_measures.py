@@ -16,14 +16,14 @@ from nightshift.reporting.styles import Style
 def reliability(arms: Mapping[Style, pd.DataFrame], labels: Mapping[Style, str]) -> Figure:
     """Share of vessel over the probability, a mark per bin, above the share of pixels in each.
 
-    An arm that is as sure as it is right lies on the diagonal, an over-confident one below it on the right.
+    On the diagonal the probabilities are right, below it too high, above it too low.
 
     Args:
         arms: rows as in reports/evaluation/ARM/reliability.csv, by arm.
         labels: of the legend.
     """
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(5.2, 6.2), layout="constrained")
+        figure = Figure(figsize=(4.8, 5.8), layout="constrained")
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         upper.plot([0, 1], [0, 1], color=INK, linewidth=1, linestyle=(0, (4, 3)))
         for style, bins in arms.items():
@@ -52,13 +52,13 @@ def recall_by_calibre(rows: Mapping[str, Sequence[tuple[float, Interval]]], arms
     """
     step = 0.8 / len(arms)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(5.6, 1.1 + (0.3 + 0.21 * len(arms)) * len(rows)), layout="constrained")
+        figure = Figure(figsize=(4.8, 1.3 + (0.3 + 0.21 * len(arms)) * len(rows)), layout="constrained")
         axes = figure.subplots()
         for y, of_arms in enumerate(rows.values()):
             for i, (style, (value, ends)) in enumerate(zip(arms, of_arms, strict=True)):
                 with_interval(axes, style, value, ends, y + step * (i - (len(arms) - 1) / 2))
         axes.set_yticks(range(len(rows)), [name.replace(", ", "\n") for name in rows])
-        axes.set(ylim=(len(rows) - 0.5, -0.5), xlabel="Share of the centreline that is found, mean over patients")
+        axes.set(ylim=(len(rows) - 0.5, -0.5), xlabel="Share of the centreline found")
         axes.margins(x=0.08)
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
