@@ -6,19 +6,17 @@ the first block is. The layer-wise decay of the learning rate is BEiT's (Bao et 
 
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
 from nightshift.backbone import encoder
 from nightshift.backbone.encoder import Sam3DualViTDetNeck
 from nightshift.config.kinds import Full
 from nightshift.config.params import EncoderArmSettings
-from nightshift.console.errors import UserError
 from nightshift.core.records import LEVELS, Prefix
 from nightshift.model.base import ArmModel
 from nightshift.model.head_file import load_head, save_head
 from nightshift.model.segmentation import SegmentationModel
+from nightshift.model.weights_file import read_weights, save_weights
 
 NAME = "encoder.safetensors"
 
@@ -38,16 +36,20 @@ def save(model: ArmModel, folder: Path) -> None:
     """Write head.safetensors and encoder.safetensors, the trained weights by their names in the encoder."""
     assert isinstance(model, FineTunedModel)
     save_head(model, folder)
-    weights = trained_weights(model.neck, model.arm)
-    save_file({name: p.detach().cpu() for name, p in weights.items()}, folder / NAME)
+    save_weights(trained_weights(model.neck, model.arm), folder / NAME)
 
 
 def open_model(folder: Path, settings: EncoderArmSettings) -> SegmentationModel:
     """The encoder with the trained weights, and the trained head, in eval mode.
 
-    Raises UserError as `load_head`, `load_weights` and `encoder.configured` do.
+    Raises UserError as `load_head`, `read_weights` and `encoder.configured` do.
     """
-    neck = encoder.configured(settings, change=lambda neck: load_weights(neck, folder, _full(settings)))
+
+    def load(neck: Sam3DualViTDetNeck) -> None:
+        weights = read_weights(folder / NAME, trained_weights(neck, _full(settings)))
+        neck.load_state_dict(weights, strict=False, assign=True)
+
+    neck = encoder.configured(settings, change=load)
     model = SegmentationModel(neck, settings.preset.depth, settings)
     load_head(model, folder)
     return model.eval()
@@ -90,29 +92,3 @@ def unfreeze(neck: Sam3DualViTDetNeck, arm: Full) -> None:
     """Let the arm's weights require gradients. Their file may be mapped, privately: training does not write to it."""
     for p in trained_weights(neck, arm).values():
         p.requires_grad_(True)
-
-
-def load_weights(neck: Sam3DualViTDetNeck, folder: Path, arm: Full) -> None:
-    """Put what `save` wrote in place of the encoder's weights.
-
-    Raises UserError for a file that is missing or damaged, and naming the first weight that is missing, that the arm
-    does not train, or that has another shape or type.
-    """
-    file, places = folder / NAME, trained_weights(neck, arm)
-    try:
-        weights = load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise _other(file, str(error).splitlines()[0]) from None
-    for name in sorted({*weights, *places}):
-        found, expected = _described(weights.get(name)), _described(places.get(name))
-        if found != expected:
-            raise _other(file, f"{name}: found {found}, expected {expected}")
-    neck.load_state_dict(weights, strict=False, assign=True)
-
-
-def _described(weight: Tensor | None) -> str:
-    return "nothing" if weight is None else f"{tuple(weight.shape)} {weight.dtype}"
-
-
-def _other(file: Path, problem: str) -> UserError:
-    return UserError(f"{file}: not the weights that this arm trains: {problem}; `dvc repro` makes it anew")

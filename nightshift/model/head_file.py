@@ -2,23 +2,17 @@
 
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-
-from nightshift.console.errors import UserError
 from nightshift.model.segmentation import SegmentationModel
+from nightshift.model.weights_file import read_weights, save_weights
 
 NAME = "head.safetensors"
 
 
 def save_head(model: SegmentationModel, folder: Path) -> None:
     """Write the head's weights."""
-    save_file({name: value.cpu() for name, value in model.head.state_dict().items()}, folder / NAME)
+    save_weights(model.head.state_dict(), folder / NAME)
 
 
 def load_head(model: SegmentationModel, folder: Path) -> None:
     """Put the saved weights into the head. Raises UserError for a file that is missing, damaged or of another head."""
-    try:
-        model.head.load_state_dict(load_file(folder / NAME))
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"{folder / NAME}: not the head of this arm: {str(error).splitlines()[0]}") from None
+    model.head.load_state_dict(read_weights(folder / NAME, model.head.state_dict()))

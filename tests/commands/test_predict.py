@@ -171,7 +171,7 @@ def test_what_is_missing_or_wrong_is_one_line(trained):
         file = Path(MODEL, name)
         whole = file.read_bytes()
         file.write_bytes(whole[:100])
-        assert "of this" in refused(MODEL, "frames", "--angles", "0", "0")
+        assert "not the " in refused(MODEL, "frames", "--angles", "0", "0")
         file.unlink()
         refused(MODEL, "frames", "--angles", "0", "0")
         file.write_bytes(whole)

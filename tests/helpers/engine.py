@@ -26,7 +26,7 @@ from nightshift import feature_cache
 from nightshift.console.errors import run
 from nightshift.core import records
 from nightshift.engine import checkpoints
-from nightshift.model import head_file
+from nightshift.model import weights_file
 from nightshift.training import state
 count = 0
 def dies(after):
@@ -69,7 +69,7 @@ elif event == "after_move":
 elif event == "full":
     def full(*arguments, **options):
         raise OSError(28, "No space left on device", "models/x")
-    head_file.save_file = full
+    weights_file.save_file = full
 run(lambda: import_module(f"stages.{{stage}}").main(arm))
 """
 
