@@ -64,9 +64,11 @@ class WithoutEncoder(ArmSection):
     """A kind without SAM 3's encoder. `resolution`: side of the square that it sees; `encoder`: that of the encoder."""
 
     has_encoder = False
-    resolution: Annotated[int, Field(ge=32, multiple_of=16)] | Literal["encoder"] = Field(
-        default="encoder", description="a number of pixels, a multiple of 16, or encoder"
-    )
+    resolution: Positive | Literal["encoder"] = Field(default="encoder", description="a number of pixels, or encoder")
+
+    def side(self, of_encoder: int) -> int:
+        """Of the square in pixels, where the encoder's has `of_encoder`."""
+        return of_encoder if self.resolution == "encoder" else self.resolution
 
 
 class Frozen(TrainedSection):
@@ -167,22 +169,40 @@ class Full(InBlocks):
 
 
 class UNet(TrainedSection, WithoutEncoder):
-    """MONAI's U-Net, trained from scratch. `channels`: of each level, the finest first."""
+    """MONAI's DynUNet, trained from scratch. `channels`: of each level, the finest first; the next has half its side.
+
+    The side of the square is a multiple of that of a pixel of the coarsest level; the encoder's is rounded up to one.
+    """
 
     packages = ("monai",)
     kind: Literal["unet"]
-    channels: Annotated[list[Positive], Field(min_length=2)] = Field(default_factory=lambda: [16, 32, 64, 128, 256])
+    channels: Annotated[list[Positive], Field(min_length=3)] = Field(default_factory=lambda: [16, 32, 64, 128, 192])
+
+    def side(self, of_encoder: int) -> int:
+        step = 2 ** (len(self.channels) - 1)
+        return max(2, -(-super().side(of_encoder) // step)) * step  # instance norm takes more than one pixel
+
+    def resolved(self, preset: Encoder) -> Self:
+        if self.resolution not in ("encoder", side := self.side(preset.img_size)):
+            raise ValueError(
+                f"resolution {self.resolution}: {len(self.channels)} levels take a multiple of "
+                f"{2 ** (len(self.channels) - 1)} pixels; the next that fits is {side}"
+            )
+        return super().resolved(preset)
 
 
 class Vesselness(WithoutEncoder):
-    """A filter that enhances dark tubes; nothing is trained. Validation chooses one of `scales`, in pixels."""
+    """A filter that enhances dark tubes; nothing is trained. Validation chooses one of the lists of `scales`.
+
+    A scale is the standard deviation of a Gaussian, in percent of the square's side: about half of a vessel's width.
+    """
 
     packages = ("scikit-image",)
     uses_view = False
     kind: Literal["vesselness"]
     filter: Literal["sato", "frangi"] = "sato"
     scales: Annotated[list[Annotated[list[Rate], Field(min_length=1)]], Field(min_length=1)] = Field(
-        default_factory=lambda: [[1.0, 2.0], [1.5, 2.5, 3.5], [2.0, 3.0, 4.0, 5.0]]
+        default_factory=lambda: [[0.3, 0.6], [0.5, 0.8, 1.1], [0.7, 1.0, 1.3], [1.0, 1.5, 2.0]]
     )
 
 

@@ -173,8 +173,7 @@ class Settings(Params, EncoderSettings):
         shared: dict[str, Any] = {"name": name, "encode": self.encode, "view": view, "train": train}
         shared["arm"] = arm.resolved(self.preset)
         if isinstance(arm, WithoutEncoder):
-            side = self.resolution if arm.resolution == "encoder" else arm.resolution
-            return PlainArmSettings(**shared, resolution=side, precision=self.encoder.precision)
+            return PlainArmSettings(**shared, resolution=arm.side(self.resolution), precision=self.encoder.precision)
         encoder = self.encoder.model_copy(update={"resolution": self.resolution})
         return EncoderArmSettings(**shared, encoder=encoder, preset=self.preset, head=self.head)
 

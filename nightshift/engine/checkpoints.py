@@ -32,7 +32,7 @@ from nightshift.core.io import write_json
 from nightshift.core.project import root
 
 FOLDER = Path(".nightshift/checkpoints")
-PACKAGES = ("torch", "sam3", "peft", "safetensors", "numpy")
+PACKAGES = ("torch", "sam3", "peft", "monai", "scikit-image", "safetensors", "numpy")
 UNTRACKED = ("console", "config", "jobs", "commands")  # packages that cannot change a byte of a result
 FINISHED = "finished.json"  # in the folder of a run
 KEPT = 2  # checkpoints of a run

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.docs import PAGES, blocks
+from helpers.models import WITHOUT_ENCODER
 from PIL import Image
 
 from nightshift.arms import lora
@@ -25,10 +26,10 @@ from nightshift.core.records import ArmVerdict
 from nightshift.data.letterbox import frame_to_square
 from nightshift.evaluation.evaluate import evaluate_arm
 from nightshift.evaluation.measures import all_measures
-from nightshift.feature_cache import encode_arm
+from nightshift.feature_cache import encode_arm, encode_nothing
 from nightshift.model.card import read_card, settings_of
 from nightshift.model.head_file import load_head
-from nightshift.model.kinds import kind_of
+from nightshift.model.kinds import prefix_of
 from nightshift.model.segmentation import SegmentationModel
 from nightshift.training.trainer import train_arm
 
@@ -38,9 +39,12 @@ PREFIX = "detector.backbone.vision_backbone."
 
 def train(settings):
     """models/NAME and reports/evaluation/NAME from data/prepared."""
-    prefix = kind_of(settings).prefix(settings)
+    prefix = prefix_of(settings)
     ArmVerdict(ok=True, cause="", cure="", prefix=prefix).write(Path(f"reports/probe/arms/{settings.name}.json"))
-    encode_arm(settings.name, settings, prefix)
+    if prefix is None:
+        encode_nothing(settings.name)
+    else:
+        encode_arm(settings.name, settings, prefix)
     train_arm(settings)
     evaluate_arm(settings.name)
 
@@ -80,10 +84,10 @@ def trained(small, frames):
     return frames
 
 
-@pytest.mark.parametrize("name", ["frozen", "lora"])
+@pytest.mark.parametrize("name", ["frozen", "lora", "unet", "vesselness"])
 @pytest.mark.parametrize("changes", [{}, {"encoder.precision": "bf16", "encoder.resolution": 84, "view.mode": "none"}])
 def test_the_masks_are_those_of_the_evaluation(small, frames, name, changes, tmp_path):
-    train(small(changes, name))
+    train(small(WITHOUT_ENCODER | changes, name))
     for needless in ("params.yaml", "conf", "data"):
         (tmp_path / needless).rename(tmp_path / f"no-{needless}")
     ask(f"models/{name}/seed-0", "frames", *([] if changes else ["--angles-csv", "angles.csv"]), "--json")
@@ -247,6 +251,16 @@ def test_an_arm_of_random_weights_takes_no_file(trained):
     Path("w.pt").write_text("")
     asked = refused(MODEL, "frames", "--angles", "0", "0", "--weights", "w.pt")
     assert "was trained on random weights, not on w.pt; leave --weights out" in asked
+
+
+@pytest.mark.parametrize("name", ["unet", "vesselness"])
+def test_an_arm_without_an_encoder_takes_no_weights(small, frames, name):
+    train(small(WITHOUT_ENCODER, name))
+    card = read_json(f"models/{name}/seed-0/card.json")
+    assert card["weights"] == {"path": "none"} and not {"encoder", "preset", "head"} & card["settings"].keys()
+    asked = (f"models/{name}/seed-0", "frames", "--angles", "0", "0")
+    assert "was trained without an encoder, not on w.pt; leave --weights out" in refused(*asked, "--weights", "w.pt")
+    ask(*asked)
 
 
 def test_a_damaged_array_is_one_line(trained):

@@ -64,6 +64,36 @@ def test_a_value_changes_the_files_of_those_that_read_it(change, values, files):
     assert changed_files(change, values) == files
 
 
+@pytest.mark.parametrize(
+    ("values", "unet", "filter_"),
+    [
+        ({"encoder.rope": "as_shipped"}, (), ()),
+        ({"encoder.weights": "sam3.pt"}, (), ()),
+        ({"head.width": 64}, (), ()),
+        ({"encoder.resolution": 84}, ("train",), ("train",)),
+        ({"encoder.precision": "bf16"}, ("train",), ("train",)),
+        ({"view.mode": "none"}, ("train",), ()),
+        ({"arms.unet.epochs": 3}, ("train",), ()),
+        ({"arms.unet.channels": [8, 16, 32]}, ("probe", "train"), ()),
+        ({"arms.unet.resolution": 208}, ("probe", "train"), ()),
+    ],
+)
+def test_nothing_of_the_encoder_trains_an_arm_without_it_again(change, values, unet, filter_):
+    change({"arms.unet": {"kind": "unet"}, "arms.vesselness": {"kind": "vesselness"}})
+    files = {name for name in changed_files(change, values) if name.startswith(("arms/unet/", "arms/vesselness/"))}
+    expected = {f"arms/{arm}/{step}" for arm, steps in (("unet", unet), ("vesselness", filter_)) for step in steps}
+    assert files == expected
+
+
+def test_settings_of_an_arm_without_an_encoder_name_nothing_of_it(change):
+    change({"arms.unet": {"kind": "unet"}})
+    found = contents()
+    train = found["arms/unet/train"]
+    assert not {"encoder", "preset", "head"} & train["settings"].keys() and train["settings"]["resolution"] == 176
+    assert train["versions"].keys() == {"torch", "monai"}
+    assert found["arms/unet/encode"]["versions"] == {}
+
+
 def test_an_override_hides_the_key_of_train_from_its_arm(change):
     change({"arms.frozen.epochs": 4})
     assert changed_files(change, {"train.epochs": 5}) == of_arm("lora", "train")

@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
@@ -15,7 +16,7 @@ from helpers.docs import PAGES, Block
 from nightshift.commands.main import COMMANDS, parser_of
 from nightshift.config import params, resolved
 from nightshift.config.hardware import Hardware
-from nightshift.config.kinds import KINDS, METHOD_KEYS, Overrides, TrainedSection
+from nightshift.config.kinds import KINDS, METHOD_KEYS, Layer, Overrides, TrainedSection
 from nightshift.config.params import read_as
 from nightshift.config.presets import DataFile
 from nightshift.probe.names import CAUSES
@@ -187,24 +188,18 @@ def test_the_metrics_of_the_docs_are_what_compare_writes():
 
 
 def test_the_table_of_kinds_has_every_setting_and_its_default():
-    rows = re.findall(
-        r"^\| (\S.*?)? ?\| `(\w+)` \| (.+?) \| ", docs.section("docs/arms.md", "Settings of each kind"), re.M
-    )
-    kinds = re.findall(r"^\| `(\w+)` \| \| \|", docs.section("docs/arms.md", "Settings of each kind"), re.MULTILINE)
-    assert kinds == list(KINDS)
-    fields = {
-        name: field
-        for kind in KINDS.values()
-        for name, field in kind.model_fields.items()
-        if name not in TrainedSection.model_fields
-    }
-    assert {key for _, key, _ in rows} == set(fields)
-    for _, key, default in rows:
-        if default.startswith("`"):
-            assert yaml.safe_load(default.strip("`")) == fields[key].default, key
-        else:
-            assert key == "targets" and default == "all four"
-    train = re.search(r"\| any key of `train:` \|.*", docs.page_text("docs/arms.md"))[0]
+    table, found, kind = docs.section("docs/arms.md", "Settings of each kind"), {}, ""
+    for first, key, default in re.findall(r"^\|(?: `(\w+)`)? \|(?: `(\w+)`)? \|(?: (.+?))? \| ", table, re.MULTILINE):
+        kind = first or kind
+        found.setdefault(kind, {}).update({key: default.strip("`")} if key else {})
+    assert list(found) == list(KINDS)
+    for name, kind in KINDS.items():
+        own = {key: field for key, field in kind.model_fields.items() if key not in TrainedSection.model_fields}
+        assert found[name].keys() == own.keys(), name
+        for key, field in own.items():
+            written = found[name][key].replace("all four", str(list(get_args(Layer))))
+            assert yaml.safe_load(written) == field.get_default(call_default_factory=True), (name, key)
+    train = re.search(r"\| any key of `train:` \|.*", table)[0]
     assert set(re.findall(r"`(\w+)`", train)) == set(Overrides.model_fields)
 
 

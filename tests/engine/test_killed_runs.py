@@ -43,9 +43,11 @@ EVENTS = [
     [
         ("lora", FEW),
         ("full", [("train", "step", 5)]),
+        ("unet", [("train", "step", 5)]),
         pytest.param("lora", EVENTS, marks=pytest.mark.slow),
         pytest.param("frozen", EVENTS, marks=pytest.mark.slow),
         pytest.param("full", EVENTS[2:], marks=pytest.mark.slow),
+        pytest.param("unet", EVENTS[2:], marks=pytest.mark.slow),
     ],
 )
 def test_killed_anywhere_it_ends_with_the_same_bytes(project, arm, events):

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from helpers.data import source_case, written
-from helpers.models import card_of, new_model
+from helpers.models import WITHOUT_ENCODER, card_of, new_model
 from PIL import Image
 
 from nightshift.carm import FAR, apart
@@ -23,6 +23,7 @@ from nightshift.evaluation.evaluate import ABLATIONS, COLUMNS, wrong_angles
 from nightshift.evaluation.measures import CALIBRATION, MEASURES, MILLIMETRES, all_measures
 from nightshift.evaluation.predictor import MAP_MAX, CachedPredictor, threshold_mask
 from nightshift.ingest.prepared import write_cases
+from nightshift.model.kinds import kind_of
 from nightshift.model.segmentation import Prepared
 
 VIEWS = [(-30.0, 20.0), (45.0, -20.0), (0.0, 30.0), (-5.0, -30.0), (90.0, 0.0), (-20.0, 25.0)]
@@ -143,6 +144,15 @@ def test_without_a_view_in_the_model_wrong_angles_change_nothing_at_all(small, c
     last = rows[-1]
     assert (last["primary_angle"], last["secondary_angle"]) == ("", "")
     assert [name for case, name in ablated if case == last["case_id"]] == ["no_tokens"]
+
+
+@pytest.mark.parametrize(("name", "ablations"), [("unet", ["zero_angles", "wrong_angles"]), ("vesselness", [])])
+def test_without_an_encoder_there_are_no_tokens_to_take_away(small, cases, checkout, name, ablations):
+    settings, some = small(WITHOUT_ENCODER, name), cases(VIEWS)
+    model = kind_of(settings).build(settings).eval()
+    rows, ablated = evaluate.evaluate_model(model, some, card_of(settings), checkout, iter)
+    assert len(rows) == len(VIEWS)
+    assert [one["ablation"] for one in ablated] == ablations * len(VIEWS)
 
 
 def test_wrong_angles_are_those_of_another_case_far_away_and_always_the_same(cases):

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from helpers.models import UNET
 
 from nightshift.config import params, resolved
 from nightshift.core.hashing import hash_folder
 from nightshift.core.records import ArmVerdict
-from nightshift.model.kinds import kind_of
+from nightshift.model.kinds import prefix_of
 
 SLOW = 0.5  # seconds that a step takes in the event `slow_gradient`
 
@@ -77,12 +78,12 @@ run(lambda: import_module(f"stages.{{stage}}").main(arm))
 @pytest.fixture
 def project(small, prepared) -> Path:
     """Miniature settings with prepared cases and a probe that lets all arms pass; a checkpoint after every batch."""
-    small({"train.epochs": 3, "arms.lora.dropout": 0.3, "arms.full": {"kind": "full", "neck": True}})
+    small({"train.epochs": 3, "arms.lora.dropout": 0.3, "arms.full": {"kind": "full", "neck": True}, "arms.unet": UNET})
     Path("hardware.yaml").write_text("device: cpu\nthreads: 1\ncheckpoint_minutes: 0\n")
     settings = params.read()
     for name in settings.arms:
         arm = settings.arm(name)
-        ArmVerdict(ok=True, prefix=kind_of(arm).prefix(arm)).write(Path("reports/probe/arms") / f"{name}.json")
+        ArmVerdict(ok=True, prefix=prefix_of(arm)).write(Path("reports/probe/arms") / f"{name}.json")
     return Path.cwd()
 
 

@@ -44,6 +44,8 @@ SMALL = {
     "arms.lora.rank": 2,
     "arms.lora.blocks": {"last": 2},
 }
+UNET = {"kind": "unet", "channels": [4, 8, 8]}
+WITHOUT_ENCODER = {"arms.unet": UNET, "arms.vesselness": {"kind": "vesselness"}}
 
 
 def new_model(settings: ArmSettings, start: int = 1, seed: int = 0) -> SegmentationModel:

@@ -99,6 +99,42 @@ def test_an_arm_is_added_and_taken_out_on_the_command_line(first):
     assert set(json.loads((first / "reports/comparison/metrics.json").read_text())["arms"]) == set(ARMS)
 
 
+def test_arms_without_an_encoder_join_the_comparison(first, tmp_path):
+    """Both in one command: no other arm runs again; the U-Net predicts from its folder alone."""
+    added = ("+arms.unet={kind: unet, channels: [4, 8, 8]}", "+arms.vesselness={kind: vesselness}")
+    done = run(first, "dvc", "exp", "run", *(word for arm in added for word in ("-S", arm)))
+    assert done.returncode == 0, done.stdout + done.stderr
+    stages = {line.split("'")[1] for line in done.stdout.splitlines() if line.startswith("Running stage")}
+    steps, names = ("probe_arm", "encode", "train", "evaluate"), ("unet", "vesselness")
+    assert stages - ALWAYS == {f"{step}@{name}" for step in steps for name in names} | {"compare"}
+    for name in names:
+        assert f"{name}: has no encoder, so no RoPE that could fail" in done.stdout
+        assert json.loads((first / f"reports/probe/arms/{name}.json").read_text()) == {
+            "ok": True,
+            "cause": "",
+            "cure": "",
+        }
+    assert {path.name for path in (first / "models/unet/seed-0").iterdir()} == {"card.json", "unet.safetensors"}
+    assert {path.name for path in (first / "models/vesselness/seed-0").iterdir()} == {"card.json", "filter.json"}
+    costs = {name: json.loads((first / f"reports/cost/{name}/train.json").read_text()) for name in names}
+    assert costs["unet"]["parameters_trained"] > 0 and "seconds_per_epoch" in costs["unet"]
+    assert costs["vesselness"]["parameters_trained"] == 0 and "seconds_per_epoch" not in costs["vesselness"]
+    metrics = json.loads((first / "reports/comparison/metrics.json").read_text())
+    assert set(metrics["arms"]) == {*ARMS, *names} and set(metrics["against"]) == {"lora", *names}
+    report = (first / "reports/comparison/report.md").read_text(encoding="utf-8")
+    assert "U-Net" in report and "vesselness" in report
+    cine = str(next((first / "data/raw/synthetic/cines").iterdir()))
+    asked = ("models/unet/seed-0", cine, "--angles", "0", "0", "-o", str(tmp_path / "out"))
+    done = run(first, "nightshift", "predict", *asked)
+    assert done.returncode == 0 and len(list((tmp_path / "out/masks").iterdir())) == 2, done.stderr
+
+    edit(first, "params.yaml", {"encoder.rope": "as_shipped"})  # as the tables are made for this resolution
+    status = json.loads(run(first, "dvc", "status", "--json").stdout) if not run(first, "stages.env").returncode else {}
+    assert {"train@frozen", "train@lora"} <= status.keys() and not {"train@unet", "train@vesselness"} & status.keys()
+    subprocess.run(["git", "checkout", "-q", "params.yaml"], cwd=first, check=True)
+    assert ran(first) - ALWAYS <= {"compare"}
+
+
 def test_a_key_of_train_that_an_arm_has_for_itself_does_not_train_it_again(first):
     before = (first / "params.yaml").read_text(encoding="utf-8")
     edit(first, "params.yaml", {"arms.frozen.epochs": 2, "train.epochs": 3})
