@@ -40,16 +40,15 @@ def plan(settings: Settings) -> None:
     import shutil
     from pathlib import Path
 
-    import psutil
-
-    from nightshift.commands import planning
+    from nightshift.commands import forecast, planning
     from nightshift.console.progress import bar, gigabytes, hours, say
     from nightshift.engine.device import device as configured_device
     from nightshift.engine.device import seed_everything
     from nightshift.model.kinds import prefix_of
 
     seed_everything(0)
-    device, process_bytes = configured_device(), psutil.Process().memory_info().rss
+    arms = {name: settings.arm(name) for name in settings.arms}
+    device, process_bytes = configured_device(), planning.process_bytes_of(arms.values())
     free = shutil.disk_usage(Path.cwd()).free
     cases = planning.counts(settings.data)
     grid, depth = settings.grid, settings.preset.depth
@@ -57,24 +56,22 @@ def plan(settings: Settings) -> None:
     say(f"{settings.use.encoder} at {settings.resolution} px: {tokens}, {settings.encoder.precision}")
     say(f"{settings.use.data}: " + ", ".join(f"{n} {name}" for name, n in cases.items()) + f" cases; on {device}")
     problems, disk = [], 0
-    for name in settings.arms:
-        arm = settings.arm(name)
-        forecast = planning.forecast(arm, cases, device, process_bytes, bar(f"  {name}", "step"))
+    for name, arm in arms.items():
+        found = forecast.of_arm(arm, cases, device, process_bytes, bar(f"  {name}", "step"))
         prefix = prefix_of(arm)
-        once = f"{prefix.blocks} of {depth} blocks once per case" if prefix else "no encoder"
-        say(f"\n{name}: {once}, {forecast.trained:,} parameters trained")
-        say(f"  peak memory   {gigabytes(forecast.need)} of {gigabytes(forecast.memory)}")
-        written = ", ".join(f"{gigabytes(size)} of {name}" for name, size in forecast.disk._asdict().items())
+        once = f"{prefix.blocks} of {depth} blocks once per case" if prefix else f"no encoder, {arm.resolution} px"
+        say(f"\n{name}: {once}, {found.trained:,} parameters trained")
+        say(f"  peak memory   {gigabytes(found.need)} of {gigabytes(found.memory)}")
+        written = ", ".join(f"{gigabytes(size)} of {name}" for name, size in found.disk._asdict().items())
         say(f"  disk          {written}; {gigabytes(free)} free")
-        if forecast.took:
-            measured = f"from {forecast.took.measured}, {forecast.took.step:.2f} s per batch"
-            say(f"  time          {hours(forecast.seconds)}, {measured}")
+        if found.took:
+            say(f"  time          {hours(found.seconds)}, from {found.took.measured}")
         else:
             problems.append(
-                f"the {name} arm needs {gigabytes(forecast.need)} of memory and there are "
-                f"{gigabytes(forecast.memory)}; try {planning.advice(arm, device, process_bytes, forecast.memory)}"
+                f"the {name} arm needs {gigabytes(found.need)} of memory and there are "
+                f"{gigabytes(found.memory)}; try {planning.advice(arm, device, process_bytes, found.memory)}"
             )
-        disk += sum(forecast.disk)
+        disk += sum(found.disk)
     if disk > free:
         problems.append(
             f"the arms need {gigabytes(disk)} of disk and {gigabytes(free)} are free; free some, lower "

@@ -1,54 +1,34 @@
-"""What a run will take on this machine before it starts: tokens, parameters, memory, hours and disk of each arm.
+"""What a run will take before it starts: cases, memory and disk of each arm, and settings that take less.
 
-Memory is counted on fake tensors (nightshift/commands/memory.py), so it holds for a GPU of another machine, too. Hours
-are measured, by up to 20 whole training steps of the arm itself.
+Memory is counted on fake tensors (nightshift/commands/memory.py), so it holds for a GPU of another machine, too.
 """
 
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import tracemalloc
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple, NoReturn
 
 import psutil
 import torch
 from torch import Tensor
 
-from nightshift.backbone import encoder
 from nightshift.commands.memory import peak_bytes
+from nightshift.config.kinds import TrainedSection
 from nightshift.config.params import ArmSettings, DataSettings, EncoderArmSettings
 from nightshift.config.presets import Simulated
-from nightshift.console.progress import Progress
 from nightshift.data.locations import SPLITS
 from nightshift.engine.checkpoints import KEPT
-from nightshift.engine.device import autocast, give_memory_back
 from nightshift.feature_cache import bytes_per_case, cases_kept
 from nightshift.ingest.record import Problems, SourceCase
 from nightshift.ingest.sources import list_cases
 from nightshift.ingest.splits import filled, given_split, made_split, misplaced, placed
 from nightshift.model.base import ArmModel
 from nightshift.model.kinds import kind_of, prefix_of
-from nightshift.model.segmentation import SegmentationModel
 from nightshift.simulation.simulator import Simulation, split_patients
 from nightshift.training.step import add_gradients, micro_batch_size, optimiser_of
 
-MEASURED_STEPS, MEASURED_SECONDS = 20, 60.0  # per arm: that many training steps, fewer where they take longer
 OVERHEAD = 1.1  # of what tensors take: fragments, and what kernels use internally
 STATES = 4  # of each trained parameter in a checkpoint: its value, the best one, and the two moments of AdamW
 CONTEXT = 2**30  # bytes of a GPU that CUDA, cuDNN and the kernels themselves take
-
-
-@dataclass(frozen=True)
-class Time:
-    """Seconds, measured.
-
-    `step`: a training step. `prefix`: one case through the frozen prefix. `case`: one case through the whole model.
-    `measured`: what they were measured by, for a message.
-    """
-
-    step: float
-    prefix: float
-    case: float
-    measured: str
 
 
 class Disk(NamedTuple):
@@ -57,22 +37,6 @@ class Disk(NamedTuple):
     cache: int
     checkpoints: int
     models: int
-
-
-@dataclass(frozen=True)
-class Forecast:
-    """What an arm takes, in bytes and seconds.
-
-    `trained`: number of parameters. `need`: of memory, and `memory` that the device has. `took` is None and `seconds` 0
-    where it does not fit.
-    """
-
-    trained: int
-    need: int
-    memory: int
-    disk: Disk
-    took: Time | None
-    seconds: float
 
 
 def counts(data: DataSettings) -> dict[str, int]:
@@ -141,6 +105,8 @@ def tensor_bytes(settings: ArmSettings, device: torch.device) -> int:
 
     On the CPU the best parameters so far are among them.
     """
+    if new_model(settings, "meta").candidates():
+        return _untrained_bytes(settings)
     train, cpu, start = settings.train, torch.device("cpu"), start_of(settings)
     counted = min(train.batch_size, 2 * micro_batch_size(train))  # further forward passes take no more than the second
 
@@ -159,13 +125,30 @@ def tensor_bytes(settings: ArmSettings, device: torch.device) -> int:
     return peak_bytes(lambda: new_model(settings, "meta"), two_steps) + rest
 
 
+def _untrained_bytes(settings: ArmSettings) -> int:
+    """Peak bytes for the maps of one batch, of which the working memory for one is NumPy's: it is really made."""
+    batch = noise_batch(settings, 0, 1, torch.device("cpu"))
+    tracemalloc.start()
+    new_model(settings, "cpu")(None, None, batch["images"])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak + micro_batch_size(settings.train) * sum(value.nbytes for value in batch.values())
+
+
+def process_bytes_of(arms: Iterable[ArmSettings]) -> int:
+    """Bytes of this process with all that the arms' kinds import; asked before any tensor is made."""
+    for settings in arms:
+        kind_of(settings)
+    return int(psutil.Process().memory_info().rss)
+
+
 def needed(tensors: int, device: torch.device, process_bytes: int) -> int:
     """Bytes of memory of the device that a run takes.
 
     Args:
         tensors: peak bytes of all tensors.
         device: where it runs.
-        process_bytes: what the process takes before any tensor is made; on a GPU it is CONTEXT instead.
+        process_bytes: as `process_bytes_of`; on a GPU it is CONTEXT instead.
     """
     return int(tensors * OVERHEAD) + (CONTEXT if device.type == "cuda" else process_bytes)
 
@@ -187,70 +170,7 @@ def options(settings: ArmSettings) -> Iterator[tuple[dict[str, str], ArmSettings
             train = settings.train.model_copy(update={"micro_batch": micro})
             arm = settings.arm.model_copy(update={} if value is None else {"activation_checkpointing": value})
             yield changes, settings.model_copy(update={"train": train, "arm": arm})
-            micro //= 2
-
-
-def measure(settings: ArmSettings, device: torch.device, progress: Progress) -> Time:
-    """Time whole training steps and forward passes of the arm on `device`, with the weights of its encoder."""
-    train, start = settings.train, start_of(settings)
-    model = new_model(settings, "cpu").to(device)
-    if model.activation_checkpointing:
-        give_memory_back()
-    optimiser = optimiser_of(model, train)
-
-    def step(cases: int) -> float:
-        batch = noise_batch(settings, start, cases, device)
-        return _seconds(
-            device, lambda: (optimiser.zero_grad(), add_gradients(model, batch, train, device), optimiser.step())
-        )
-
-    step(1)  # warms up
-    one, cases, steps = step(1), train.batch_size, MEASURED_STEPS
-    if one * cases > MEASURED_SECONDS:  # too slow to measure a whole batch
-        cases, steps, seconds = 1, 1, [one]
-    else:
-        steps = min(MEASURED_STEPS, max(1, int(MEASURED_SECONDS / (one * cases))))
-        seconds = [step(cases) for _ in progress(range(steps))]
-    images = noise_batch(settings, 0, 1, device)["images"]
-    model.eval()
-    with torch.no_grad(), autocast(device, settings.precision):
-        prefix = 0.0
-        if start:
-            assert isinstance(model, SegmentationModel)
-            trunk = model.neck.trunk
-            prefix = _seconds(device, lambda: encoder.run_prefix(trunk, images, start))
-        case = _seconds(device, lambda: model(None, torch.zeros(1, 2, device=device), images))
-    median = sorted(seconds)[len(seconds) // 2]
-    return Time(median * train.batch_size / cases, prefix, case, f"{steps} steps of {cases} cases")
-
-
-def _seconds(device: torch.device, call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    call()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
-
-
-def forecast(
-    settings: ArmSettings, cases: dict[str, int], device: torch.device, process_bytes: int, progress: Progress
-) -> Forecast:
-    """What the arm takes on `device`.
-
-    Args:
-        settings: of the arm.
-        cases: number of cases per split, as `counts` has them.
-        device: where it would run.
-        process_bytes: as in `needed`.
-        progress: wraps the measured steps.
-    """
-    trained = encoder.count_parameters(new_model(settings, "meta"))
-    memory, disk = memory_of(device), disk_of(settings, cases, trained)
-    need = needed(tensor_bytes(settings, device), device, process_bytes)
-    if need > memory:
-        return Forecast(trained, need, memory, disk, None, 0.0)
-    took = measure(settings, device, progress)
-    return Forecast(trained, need, memory, disk, took, total_seconds(settings, cases, took))
+            micro = micro // 2 if isinstance(arm, TrainedSection) else 0  # another one has no keys of train
 
 
 def memory_of(device: torch.device) -> int:
@@ -268,17 +188,7 @@ def advice(settings: ArmSettings, device: torch.device, process_bytes: int, memo
     for changes, changed in options(settings):
         if needed(tensor_bytes(changed, device), device, process_bytes) <= memory:
             return " ".join(f"-S ++{key}={value}" for key, value in changes.items())
-    return "a smaller encoder.resolution"
-
-
-def total_seconds(settings: ArmSettings, cases: dict[str, int], took: Time) -> float:
-    """Of the whole arm: the prefix once per kept case, then per seed all epochs with validation, and the test cases."""
-    train = settings.train
-    steps = -(-cases["train"] // train.batch_size)
-    suffix = max(0.0, took.case - took.prefix)
-    training = train.epochs * (steps * took.step + cases["val"] * suffix)
-    encoded = sum(cases_kept(settings.encode, cases["train"], cases["val"]).values())
-    return encoded * took.prefix + len(train.seeds) * (training + cases["test"] * took.case)
+    return "a smaller " + ("encoder" if settings.arm.has_encoder else f"arms.{settings.name}") + ".resolution"
 
 
 def disk_of(settings: ArmSettings, cases: dict[str, int], trained: int) -> Disk:

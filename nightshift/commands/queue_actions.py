@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
-import psutil
-
 from nightshift.commands import collect as collecting
 from nightshift.commands import dvc_adapter, queue_runs
 from nightshift.commands.dvc_adapter import Task
@@ -63,13 +61,14 @@ def change_of(text: str) -> Change:
 
 def forecast_of(names: Sequence[str], settings: Settings) -> str:
     """When the run ends and what it takes. Raises UserError where the probe refuses an arm, or one does not fit."""
-    from nightshift.commands import planning  # torch: seconds, after the settings were checked
+    from nightshift.commands import forecast, planning  # torch: seconds, after the settings were checked
     from nightshift.engine.device import device, seed_everything
     from nightshift.probe.arm import ProbeArm, verdict_of
 
     seed_everything(0)
     cases = planning.counts(settings.data)
-    where, process, free = device(), psutil.Process().memory_info().rss, shutil.disk_usage(Path.cwd()).free
+    where, free = device(), shutil.disk_usage(Path.cwd()).free
+    process = planning.process_bytes_of(settings.arm(name) for name in names)
     seconds, need, memory, disk = 0.0, 0, 0, 0
     resumed = []
     for name in names:
@@ -77,7 +76,7 @@ def forecast_of(names: Sequence[str], settings: Settings) -> str:
         verdict = verdict_of(ProbeArm.model_validate(arm.model_dump(include=set(ProbeArm.model_fields))))
         if not verdict.ok:
             raise UserError(f"the probe refuses the {name} arm: {verdict.cause}. {verdict.cure}")
-        found = planning.forecast(arm, cases, where, process, bar(f"measuring {name}", "step"))
+        found = forecast.of_arm(arm, cases, where, process, bar(f"measuring {name}", "step"))
         memory = found.memory
         if not found.took:
             advice = planning.advice(arm, where, process, memory)

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.models import WITHOUT_ENCODER
 
 from nightshift.backbone.encoder import count_parameters
-from nightshift.commands import plan, planning
+from nightshift.commands import forecast, plan, planning
 from nightshift.commands.main import dispatch
 from nightshift.commands.memory import Counter
 from nightshift.config import params
@@ -16,7 +17,6 @@ from nightshift.core.records import Prefix
 from nightshift.data.locations import SPLITS
 from nightshift.engine.device import seed_everything
 from nightshift.feature_cache import EncodeSettings, encode_arm
-from nightshift.model.kinds import kind_of
 from nightshift.training.step import add_gradients, optimiser_of
 from nightshift.training.trainer import train_arm
 
@@ -41,10 +41,26 @@ def test_every_method_of_adapters_takes_what_is_planned(small, method):
     )
 
 
+def test_a_unet_takes_what_is_planned(small):
+    expect_what_real_tensors_take(small(WITHOUT_ENCODER, "unet"))
+
+
+def test_a_filter_is_planned_by_the_maps_that_it_makes(small):
+    settings = small(WITHOUT_ENCODER | {"encoder.resolution": 336}, "vesselness")
+    frame = 336**2 * 4  # bytes of one in float32
+    assert 10 * frame < planning.tensor_bytes(settings, CPU) < 40 * frame
+    assert [keys for keys, _ in planning.options(settings)] == [{}]  # it has no keys of train
+    took = forecast.measure(settings, CPU, iter)
+    assert took.step == took.prefix == 0 and took.passes == 4
+    asked = {"train": 5, "val": 6, "test": 7}
+    assert forecast.total_seconds(settings, asked, took) == pytest.approx((4 * 6 + 7) * took.case)
+    assert planning.disk_of(settings, asked, 0) == (0, 0, 0)
+
+
 def expect_what_real_tensors_take(settings) -> None:
     """Two training steps on real tensors take what is planned, within 2 %."""
     predicted = planning.tensor_bytes(settings, GPU)
-    train, start = settings.train, kind_of(settings).prefix(settings).blocks
+    train, start = settings.train, planning.start_of(settings)
     seed_everything(0)
     model = planning.new_model(settings, "cpu")
     with Counter() as counter:
@@ -123,7 +139,8 @@ def test_counts_are_those_of_prepare(small, prepared, pictures, change):
 
 def test_the_plan_names_every_arm_of_params_and_says_that_it_fits(small, capsys):
     small({"train.epochs": 1})
-    dispatch(["plan", "-S", "arms.lora.rank=3", "-S", "+arms.wide={kind: lora, rank: 5, blocks: {last: 1}}"])
+    added = ("wide={kind: lora, rank: 5, blocks: {last: 1}}", "unet={kind: unet}", "sato={kind: vesselness}")
+    dispatch(["plan", "-S", "arms.lora.rank=3", *(word for arm in added for word in ("-S", f"+arms.{arm}"))])
     out = capsys.readouterr().out
     for line in (
         "mini at 56 px: 4 x 4 = 16 tokens per case, fp32",
@@ -131,8 +148,11 @@ def test_the_plan_names_every_arm_of_params_and_says_that_it_fits(small, capsys)
         "frozen: 3 of 3 blocks once per case",
         "lora: 1 of 3 blocks once per case",
         "wide: 2 of 3 blocks once per case",
+        "unet: no encoder, 64 px, 1,",
+        "sato: no encoder, 56 px, 0 parameters trained",
         "disk          0.0 GB of cache, 0.0 GB of checkpoints, 0.0 GB of models; ",
-        "from 20 steps of 2 cases",
+        "from 20 steps of 2 cases, 0.",
+        "from 4 candidates, 0.",
         "\nit fits",
     ):
         assert line in out
@@ -151,6 +171,11 @@ def test_what_does_not_fit_ends_with_settings_that_do(small, monkeypatch):
         UserError, match=r"the frozen arm needs .* try a smaller encoder.resolution; the lora arm needs"
     ):
         dispatch(["plan"])
+
+
+def test_an_arm_without_an_encoder_is_advised_a_resolution_of_its_own(small):
+    settings = small(WITHOUT_ENCODER, "unet")
+    assert planning.advice(settings, CPU, 0, 1000) == "a smaller arms.unet.resolution"
 
 
 def test_cards_is_a_table_for_each_arm(small, monkeypatch, capsys):

@@ -40,17 +40,21 @@ report = state_dict.load(neck, Path(sys.argv[1]))
 print(json.dumps({"seconds": time.perf_counter() - start, "memory": resident("VmHWM") - before, "said": str(report)}))
 """
 STAGE = """
-import sys, psutil
+import sys
+from nightshift.commands.planning import process_bytes_of
 from nightshift.config import params
-from nightshift.feature_cache import EncodeSettings, encode_arm
+from nightshift.feature_cache import EncodeSettings, encode_arm, encode_nothing
 from nightshift.jobs.resources import peak_memory
 from nightshift.model.kinds import prefix_of
 from nightshift.training.trainer import train_arm
 stage, name, *changes = sys.argv[1:]
-settings, process = params.read(changes).arm(name), psutil.Process().memory_info().rss
-if stage == "encode":
+settings = params.read(changes).arm(name)
+process, prefix = process_bytes_of([settings]), prefix_of(settings)
+if stage == "encode" and prefix is None:
+    encode_nothing(name)
+elif stage == "encode":
     shared = settings.model_dump(include=set(EncodeSettings.model_fields))
-    encode_arm(name, EncodeSettings(**shared), prefix_of(settings))
+    encode_arm(name, EncodeSettings(**shared), prefix)
 else:
     train_arm(settings)
 print(process, peak_memory())
@@ -133,6 +137,8 @@ def test_a_file_of_sam31_is_loaded_strictly_or_not_at_all(tmp_path):
         ("frozen", 1008, 2, {}),
         ("full", 336, 1, {"blocks": {"last": 4}, "neck": True}),
         ("full", 504, 1, {"activation_checkpointing": True}),
+        ("unet", 336, 2, {}),
+        ("unet", 504, 8, {}),
     ],
 )
 def test_the_plan_predicts_the_memory_of_a_training(checkout, change, kind, side, cases, section):

@@ -1,0 +1,141 @@
+"""What an arm will take on this machine before it starts: parameters, memory, disk and hours.
+
+Hours are measured, by up to 20 whole training steps of the arm itself or, where nothing is trained, by maps.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nightshift.backbone import encoder
+from nightshift.commands import planning
+from nightshift.commands.planning import Disk, new_model, noise_batch, start_of
+from nightshift.config.params import ArmSettings
+from nightshift.console.progress import Progress
+from nightshift.engine.device import autocast, give_memory_back
+from nightshift.feature_cache import cases_kept
+from nightshift.model.base import ArmModel
+from nightshift.model.segmentation import SegmentationModel
+from nightshift.training.step import add_gradients, optimiser_of
+
+MEASURED_STEPS, MEASURED_SECONDS = 20, 60.0  # per arm: that many training steps, fewer where they take longer
+
+
+@dataclass(frozen=True)
+class Time:
+    """Seconds, measured.
+
+    `step`: a training step. `prefix`: one case through the frozen prefix. `case`: one case through the whole model.
+    `passes`: how many times the validation cases are asked per seed. `measured`: by what, for a message.
+    """
+
+    step: float
+    prefix: float
+    case: float
+    passes: int
+    measured: str
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What an arm takes, in bytes and seconds.
+
+    `trained`: number of parameters. `need`: of memory, and `memory` that the device has. `took` is None and `seconds` 0
+    where it does not fit.
+    """
+
+    trained: int
+    need: int
+    memory: int
+    disk: Disk
+    took: Time | None
+    seconds: float
+
+
+def of_arm(
+    settings: ArmSettings, cases: dict[str, int], device: torch.device, process_bytes: int, progress: Progress
+) -> Forecast:
+    """What the arm takes on `device`.
+
+    Args:
+        settings: of the arm.
+        cases: number of cases per split, as `planning.counts` has them.
+        device: where it would run.
+        process_bytes: as in `planning.needed`.
+        progress: wraps the measured steps.
+    """
+    trained = encoder.count_parameters(new_model(settings, "meta"))
+    memory, disk = planning.memory_of(device), planning.disk_of(settings, cases, trained)
+    need = planning.needed(planning.tensor_bytes(settings, device), device, process_bytes)
+    if need > memory:
+        return Forecast(trained, need, memory, disk, None, 0.0)
+    took = measure(settings, device, progress)
+    return Forecast(trained, need, memory, disk, took, total_seconds(settings, cases, took))
+
+
+def measure(settings: ArmSettings, device: torch.device, progress: Progress) -> Time:
+    """Time whole training steps and forward passes of the arm on `device`, with the weights of its encoder."""
+    train, start = settings.train, start_of(settings)
+    model = new_model(settings, "cpu").to(device)
+    images = noise_batch(settings, 0, 1, device)["images"]
+    if model.candidates():
+        return _untrained_time(model, images, progress)
+    if model.activation_checkpointing:
+        give_memory_back()
+    optimiser = optimiser_of(model, train)
+
+    def step(cases: int) -> float:
+        batch = noise_batch(settings, start, cases, device)
+        return _seconds(
+            device, lambda: (optimiser.zero_grad(), add_gradients(model, batch, train, device), optimiser.step())
+        )
+
+    step(1)  # warms up
+    one, cases, steps = step(1), train.batch_size, MEASURED_STEPS
+    if one * cases > MEASURED_SECONDS:  # too slow to measure a whole batch
+        cases, steps, seconds = 1, 1, [one]
+    else:
+        steps = min(MEASURED_STEPS, max(1, int(MEASURED_SECONDS / (one * cases))))
+        seconds = [step(cases) for _ in progress(range(steps))]
+    model.eval()
+    with torch.no_grad(), autocast(device, settings.precision):
+        prefix = 0.0
+        if start:
+            assert isinstance(model, SegmentationModel)
+            trunk = model.neck.trunk
+            prefix = _seconds(device, lambda: encoder.run_prefix(trunk, images, start))
+        case = _seconds(device, lambda: model(None, torch.zeros(1, 2, device=device), images))
+    batch_seconds = sorted(seconds)[len(seconds) // 2] * train.batch_size / cases
+    measured = f"{steps} steps of {cases} cases, {batch_seconds:.2f} s per batch"
+    return Time(batch_seconds, prefix, case, train.epochs, measured)
+
+
+def _untrained_time(model: ArmModel, images: Tensor, progress: Progress) -> Time:
+    """Of a map of `images` by each candidate."""
+    seconds = []
+    for candidate in progress(model.candidates()):
+        model.use(candidate)
+        seconds.append(_seconds(images.device, lambda: model(None, None, images)))
+    case = sum(seconds) / len(seconds)
+    return Time(0.0, 0.0, case, len(seconds), f"{len(seconds)} candidates, {case:.2f} s per case")
+
+
+def _seconds(device: torch.device, call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def total_seconds(settings: ArmSettings, cases: dict[str, int], took: Time) -> float:
+    """Of the whole arm: the prefix once per kept case, then per seed training and validation, and the test cases."""
+    train = settings.train
+    steps = -(-cases["train"] // train.batch_size)
+    suffix = max(0.0, took.case - took.prefix)
+    training = took.passes * (steps * took.step + cases["val"] * suffix)
+    encoded = sum(cases_kept(settings.encode, cases["train"], cases["val"]).values())
+    return encoded * took.prefix + len(train.seeds) * (training + cases["test"] * took.case)
