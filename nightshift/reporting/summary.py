@@ -1,7 +1,9 @@
 """The numbers of a comparison: every measure of every arm against the reference, and what follows from Dice."""
 
+import math
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import TypeVar
 
 import numpy as np
@@ -37,7 +39,7 @@ class Comparison:
     `means`: by arm and measure, over patients. `against`: by arm (but the reference) and measure. Measures are
     MEASURES, CALIBRATION and MILLIMETRES, as far as all arms know them in some case; `known`: in how many cases.
     `best`: the arm with the highest Dice; `from_best`: of every other arm, its Dice minus that of the best, p corrected
-    for the number of arms.
+    for all pairs of arms, since which is the best is seen only afterwards.
     """
 
     metrics: Metrics
@@ -86,7 +88,9 @@ def summarise(arms: Mapping[str, ArmResults], chosen: Compare) -> Comparison:
     dice_against = _corrected({name: of_arm["dice"] for name, of_arm in against.items()})
     dice = {name: per_unit(rows, "dice") for name, rows in cases.items()}
     best = max(dice, key=lambda name: dice[name].mean())
-    from_best = _corrected({n: compare(cases[best], rows, "dice", level) for n, rows in cases.items() if n != best})
+    pairs = combinations(sorted(cases, key=lambda name: name != best), 2)  # the best is the first of each of its pairs
+    every = _corrected({(a, b): compare(cases[a], cases[b], "dice", level) for a, b in pairs})
+    from_best = {other: one for (first, other), one in every.items() if first == best}
     equal = not_told(from_best, level)
     count, patients = size(cases[reference])
     metrics = Metrics(
@@ -134,10 +138,7 @@ def _corrected_measures(against: dict[str, dict[str, Difference]]) -> dict[str, 
 
 
 def not_told(from_best: Mapping[str, Difference], level: float) -> list[str]:
-    """The arms that are not told from the best, by p after Holm.
-
-    With a probability of 1 - level the arm that is truly the best is the best one here, or among these.
-    """
+    """The arms that are not told from the best, by p after Holm."""
     return [name for name, one in from_best.items() if one.p_holm >= level]
 
 
@@ -165,7 +166,8 @@ def recommended(
 
 def _needed(dice: Mapping[str, "pd.Series[float]"], best: str, not_told: list[str], level: float) -> int | None:
     """Patients that would tell the best arm from all others; None where it is told, or no number would."""
-    each = [patients_needed((dice[best] - dice[name]).to_numpy(), level / (len(dice) - 1)) for name in not_told]
+    corrected = level / max(math.comb(len(dice), 2), 1)
+    each = [patients_needed((dice[best] - dice[name]).to_numpy(), corrected) for name in not_told]
     return None if None in each else max(filter(None, each), default=None)
 
 
