@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from nightshift.backbone import encoder
-from nightshift.backbone.pretrained import RECORD
+from nightshift.backbone.pretrained import record_of
 from nightshift.config.hardware import hardware
 from nightshift.config.params import EncoderSettings
 from nightshift.config.sections import Encode
@@ -26,7 +26,7 @@ from nightshift.core.project import root
 from nightshift.core.records import LEVELS, Prefix
 from nightshift.data.dataset import Cases
 from nightshift.data.letterbox import frame_to_square
-from nightshift.data.locations import ENCODED, NO_WEIGHTS, PREPARED, WEIGHTS
+from nightshift.data.locations import ENCODED, PREPARED, WEIGHTS
 from nightshift.data.samples import flipped_case
 from nightshift.data.shards import LIMIT
 from nightshift.engine import checkpoints, distributed
@@ -137,7 +137,7 @@ def encode_arm(name: str, settings: EncodeSettings, prefix: Prefix) -> None:
         prefix=prefix.model_dump(),
         counts=counts,
         data=hash_folder(*(PREPARED / split for split in SPLITS)),
-        weights=read_json(RECORD),
+        weights=read_json(record_of(name)),
         settings=settings.model_dump(),
         device=device().type,  # not which of them: a run that goes on may get another one
         threads=hardware().threads,
@@ -157,17 +157,17 @@ def encode_arm(name: str, settings: EncodeSettings, prefix: Prefix) -> None:
         with replacing(ENCODED / name) as folder:
             for split in SPLITS:
                 shutil.copytree(states / split, folder / split, copy_function=_link)
-            write_json(folder / WEIGHTS, read_json(RECORD))
+            write_json(folder / WEIGHTS, read_json(record_of(name)))
         checkpoints.finished(stage, identity, ENCODED / name)
     print(f"{prefix.blocks} of {settings.preset.depth} blocks kept: {(ENCODED / name).as_posix()}")
 
 
 def encode_nothing(name: str) -> None:
-    """For an arm without an encoder -> data/encoded/NAME, which says so."""
+    """For an arm without SAM 3's encoder -> data/encoded/NAME, with the record of its weights alone."""
     with resources.recorded(name, "encode") as record, replacing(ENCODED / name) as folder:
         record |= {"cases": 0, "processes": 1}
-        write_json(folder / WEIGHTS, NO_WEIGHTS)
-    print(f"no encoder, nothing to keep: {(ENCODED / name).as_posix()}")
+        write_json(folder / WEIGHTS, read_json(record_of(name)))
+    print(f"no prefix, nothing to keep: {(ENCODED / name).as_posix()}")
 
 
 def _check_disk(cases: int, needed: int, states: Path) -> None:

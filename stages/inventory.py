@@ -1,4 +1,4 @@
-"""Every file of the data set and of the weights, with size and content hash -> data/inventory.json, data/weights.json.
+"""Every file of the data set and of the weights, with size and content hash -> data/inventory.json, data/weights.
 
 Always runs, so readers are imported only where they are needed, and hashes are remembered. Both may lie anywhere, also
 behind a link, where DVC would not see a change: these lists are what `prepare` and the arms depend on. Weights from the
@@ -8,7 +8,8 @@ hub are downloaded here.
 from pathlib import Path
 from typing import Any
 
-from nightshift.backbone.pretrained import RECORD, file_of
+from nightshift.backbone.pretrained import identity, place_of, record_of
+from nightshift.config.presets import Weights
 from nightshift.console.errors import run
 from nightshift.console.progress import bar
 from nightshift.core.hashing import hash_files
@@ -20,13 +21,20 @@ SETTINGS = Path("reports/settings/inventory.json")  # checked by `env`, which wr
 
 def main() -> None:
     settings = read_json(SETTINGS)["settings"]
-    weights = settings["weights"]
-    file = file_of(weights, settings["hub"], download=True)
     rows = _data_files(settings["source"])
     write_json("data/inventory.json", rows)
-    record = hash_files([file], bar("weights", "file"))[0] if file else {}
-    write_json(RECORD, record | {"path": weights})
-    print(f"{len(rows)} files of {settings['name']}, weights {weights}: data/inventory.json")
+    for arm, weights in settings["weights"].items():
+        write_json(record_of(arm), _record(weights))
+    print(f"{len(rows)} files of {settings['name']}, weights of {len(settings['weights'])} arms: data/inventory.json")
+
+
+def _record(values: dict[str, str] | None) -> dict[str, str | int]:
+    """Of the weights that an arm depends on; they are downloaded where the hub has them."""
+    if values is None:
+        return {"path": "none"}
+    weights = Weights(**values)
+    place = place_of(weights, download=True)
+    return {"path": weights.given} | (identity(place) if place else {})
 
 
 def _data_files(source: dict[str, Any]) -> list[dict[str, str | int]]:

@@ -13,7 +13,7 @@ def main(arm: str) -> None:
     verdict = verdict_of(resolved.read(f"arms/{arm}/probe", ProbeArm))
     verdict.write(Path(f"reports/probe/arms/{arm}.json"))
     if verdict.prefix is None:
-        print(f"{arm}: has no encoder, so no RoPE that could fail")
+        print(f"{arm}: does not use sam3's encoder, so none of its RoPE can fail")
     else:
         print(f"{arm}: runs as configured" if verdict.ok else f"{arm}: {verdict.cause}. {verdict.cure}")
 

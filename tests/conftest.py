@@ -13,8 +13,9 @@ from helpers.data import source_case, write_manifest, written
 from helpers.models import MINI, SMALL
 from PIL import Image
 
-from nightshift.backbone.pretrained import RECORD
+from nightshift.backbone.pretrained import record_of
 from nightshift.config import hardware, params
+from nightshift.config.kinds import KINDS
 from nightshift.config.params import ArmSettings
 from nightshift.core.io import write_json
 from nightshift.data.dataset import Cases
@@ -104,7 +105,8 @@ def pictures(checkout: Path) -> None:
 @pytest.fixture
 def prepared(checkout: Path) -> dict[str, Cases]:
     """data/prepared: five train, two val and two test cases of different sizes."""
-    write_json(RECORD, {"path": "random"})
+    for name, kind in KINDS.items():  # for arms named as their kind
+        write_json(record_of(name), {"path": "random" if kind.has_encoder else "none"})
     numbers = {"train": range(5), "val": (5, 6), "test": (7, 8)}
     folder = checkout / "data/prepared"
     return {name: written(folder / name, [source_case(i, f"p{i}") for i in some]) for name, some in numbers.items()}

@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 from nightshift.backbone.full_size import EncoderSize
-from nightshift.backbone.pretrained import file_of
+from nightshift.backbone.pretrained import place_of
 from nightshift.backbone.rope import make_real, make_tables, set_grid  # imports sam3 without its warnings, so first
 from nightshift.backbone.state_dict import load
 from nightshift.console.progress import say
@@ -126,7 +126,7 @@ def configured(
     """
     from nightshift.engine.device import HALF  # imports pydantic
 
-    file = None if device == "meta" else file_of(settings.encoder.weights, settings.preset.hub)
+    file = None if device == "meta" else place_of(settings.weights)
     neck = build(settings.preset, "meta" if file else device)
     if file:
         say(str(load(neck, file)))

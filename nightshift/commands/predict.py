@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     view.add_argument(
         "--angles-csv", type=Path, metavar="FILE", help="table with columns file, primary_angle, secondary_angle"
     )
-    parser.add_argument("--weights", type=Path, metavar="FILE", help="the encoder's, where they have been moved")
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="pretrained, where they have been moved")
     parser.add_argument("--json", action="store_true", help="also write area and confidence to DIR/predictions.json")
 
 

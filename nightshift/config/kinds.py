@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, get_args, get_type_h
 
 from pydantic import Field, create_model
 
-from nightshift.config.presets import Encoder, Fraction, Positive, Rate, Section
+from nightshift.config.presets import Encoder, Fraction, Positive, Rate, Section, Text
 from nightshift.config.sections import Train
 
 Layer = Literal["attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"]
@@ -206,7 +206,22 @@ class Vesselness(WithoutEncoder):
     )
 
 
+class ZeroShot(WithoutEncoder):
+    """SAM 3 as it is, by transformers, asked for what the `prompt` says; nothing is trained.
+
+    `weights`: `hub`, or a folder with a checkpoint of transformers. `resolution`: by default what SAM 3 is made for.
+    """
+
+    packages = ("transformers",)
+    uses_view = False
+    hub: ClassVar[str] = "facebook/sam3"
+    kind: Literal["zero_shot"]
+    prompt: Text = "coronary artery"
+    weights: Text = "hub"
+    resolution: Positive | Literal["encoder"] = Field(default=1008, description="a number of pixels, or encoder")
+
+
 KINDS: dict[str, type[ArmSection]] = {
-    "frozen": Frozen, "lora": Lora, "full": Full, "unet": UNet, "vesselness": Vesselness
+    "frozen": Frozen, "lora": Lora, "full": Full, "unet": UNet, "vesselness": Vesselness, "zero_shot": ZeroShot
 }  # fmt: skip
-AnyArm = Annotated[Frozen | Lora | Full | UNet | Vesselness, Field(discriminator="kind")]
+AnyArm = Annotated[Frozen | Lora | Full | UNet | Vesselness | ZeroShot, Field(discriminator="kind")]

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Self, TypeVar
 from pydantic import BaseModel, Discriminator, Tag, ValidationError, model_validator
 
 from nightshift.config.explain import explain
-from nightshift.config.kinds import AnyArm, WithoutEncoder
-from nightshift.config.presets import AnyData, DataFile, Encoder, Section
+from nightshift.config.kinds import AnyArm, WithoutEncoder, ZeroShot
+from nightshift.config.presets import AnyData, DataFile, Encoder, Section, Weights
 from nightshift.config.sections import (
     Compare,
     Encode,
@@ -48,6 +48,11 @@ class EncoderSettings(Section):
     def grid(self) -> int:
         """Side of the square in tokens."""
         return self.resolution // self.preset.patch_size
+
+    @property
+    def weights(self) -> Weights:
+        """Of the encoder."""
+        return Weights(key="encoder.weights", given=self.encoder.weights, hub=self.preset.hub)
 
     @model_validator(mode="after")
     def check_resolution(self) -> Self:
@@ -97,6 +102,13 @@ class PlainArmSettings(BaseArmSettings):
     def needs_images(self) -> bool:
         """Always: nothing else is there."""
         return True
+
+    @property
+    def weights(self) -> Weights | None:
+        """Of the model that the arm takes as it is; None where it takes none."""
+        if not isinstance(self.arm, ZeroShot):
+            return None
+        return Weights(key=f"arms.{self.name}.weights", given=self.arm.weights, hub=self.arm.hub)
 
 
 def _which(values: object) -> str:

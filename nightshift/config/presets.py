@@ -16,6 +16,18 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
+class Weights(Section):
+    """Where pretrained weights are: `given` by `key` of params.yaml, as random, hub or a path.
+
+    `hub`: what is on the Hugging Face hub, OWNER/REPOSITORY/FILE or, for a folder in transformers' layout,
+    OWNER/REPOSITORY; or none.
+    """
+
+    key: str
+    given: str
+    hub: str
+
+
 class Encoder(Section):
     """What an encoder is: the arguments of sam3's `ViT` and `Sam3DualViTDetNeck`, and where its weights are.
 

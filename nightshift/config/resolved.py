@@ -59,10 +59,11 @@ def contents(settings: Settings) -> dict[str, dict[str, Any]]:
     """By name of the file: `settings` as its stage reads them, and `versions`. Raises UserError as `versions` does."""
     data = settings.data
     simulated = data.source.model_dump() if isinstance(data.source, Simulated) else None
-    weights = {"weights": settings.encoder.weights, "hub": settings.preset.hub}
+    weights = {name: settings.arm(name).weights for name in settings.arms}
+    places = {name: place and place.model_dump() for name, place in weights.items()}
     by_name = {
         "synthesize": _content({"name": data.name, "simulated": simulated}, "numpy", "scipy"),
-        "inventory": _content(data.model_dump(include={"name", "source"}) | weights),
+        "inventory": _content(data.model_dump(include={"name", "source"}) | {"weights": places}),
         "prepare": _content(data.model_dump(), *DATA),
         "probe": _content(settings.probe.model_dump(), *ENCODER, "peft"),
         "compare": _content(settings.model_dump()),

@@ -7,5 +7,4 @@ ENCODED = Path("data/encoded")
 MODELS = Path("models")
 SYNTHETIC = Path("data/raw/synthetic")
 SPLITS = ("train", "val", "test")
-WEIGHTS = "weights.json"  # in data/encoded/ARM: the encoder's weights, as data/weights.json has them
-NO_WEIGHTS = {"path": "none"}  # of an arm without an encoder
+WEIGHTS = "weights.json"  # in data/encoded/ARM: the pretrained weights, as data/weights/ARM.json has them

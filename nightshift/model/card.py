@@ -5,11 +5,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from nightshift.backbone.pretrained import file_of
+from nightshift.backbone.pretrained import identity, place_of
 from nightshift.config.params import AnyArmSettings, ArmSettings, PlainArmSettings
 from nightshift.console.errors import UserError
-from nightshift.console.progress import bar
-from nightshift.core.hashing import hash_files
 from nightshift.core.records import Record
 
 NAME = "card.json"
@@ -18,8 +16,8 @@ NAME = "card.json"
 class Card(Record):
     """What training chose by validation (`epoch`, `threshold`, `val_dice`), and what it was trained on.
 
-    `data_hash`: of the prepared training and validation cases; `cases`: how many, by split. `weights`: of the encoder,
-    data/weights.json as it was at training: path, and of a file size and sha256; path `none` without an encoder.
+    `data_hash`: of the prepared training and validation cases; `cases`: how many, by split. `weights`:
+    data/weights/ARM.json as it was at training: path, and size and sha256; path `none` where nothing is pretrained.
     """
 
     seed: int
@@ -46,28 +44,29 @@ def read_card(folder: Path) -> Card:
 def settings_of(card: Card, folder: Path, weights: Path | None = None) -> ArmSettings:
     """The card's settings, with the path of the very weights that the arm was trained on, by their hash.
 
-    They are looked for where they were, or in the file `weights`. Raises UserError for others, or where there are none.
+    They are looked for where they were, or in `weights`, a file or a folder. Raises UserError for others, or
+    where there are none.
     """
     was, settings = str(card.weights["path"]), card.settings
-    if isinstance(settings, PlainArmSettings) or was == "random":
+    if settings.weights is None or was == "random":
         if weights is not None:
             what = "on random weights" if was == "random" else "without an encoder"
             raise UserError(f"{folder} was trained {what}, not on {weights}; leave --weights out")
         return settings
     try:
-        file = weights or file_of(was, settings.preset.hub)
+        place = weights or place_of(settings.weights)
     except UserError:
-        file = None
-    if file is None or not file.is_file():
+        place = None
+    if place is None or not place.exists():
         raise UserError(
-            f"{folder} was trained on the weights {was}: no {file or 'such file'}; name it with --weights FILE"
+            f"{folder} was trained on the weights {was}: no {place or 'such file'}; name it with --weights FILE"
         )
-    found = hash_files([file], bar("weights", "file"))[0]["sha256"]
+    found = identity(place)["sha256"]
     if found != card.weights["sha256"]:
         hashes = f"sha256 {found:.12}..., its card.json says {card.weights['sha256']:.12}..."
         raise UserError(
-            f"{file}: not the weights that {folder} was trained on ({hashes}); name those with --weights FILE"
+            f"{place}: not the weights that {folder} was trained on ({hashes}); name those with --weights FILE"
         )
-    return settings.model_copy(
-        update={"encoder": settings.encoder.model_copy(update={"weights": str(file.absolute())})}
-    )
+    section = "arm" if isinstance(settings, PlainArmSettings) else "encoder"
+    changed = getattr(settings, section).model_copy(update={"weights": str(place.absolute())})
+    return settings.model_copy(update={section: changed})

@@ -95,7 +95,7 @@ def rope_answers(arms: Mapping[str, ArmResults]) -> list[tuple[str, str]]:
     by_answer: dict[str, list[str]] = {}
     for name, arm in arms.items():
         if arm.probe is None or arm.probe.prefix is None:
-            answer = "not asked, there is no encoder."
+            answer = "not asked, the encoder is not used."
         elif arm.probe.ok:
             answer = "yes, it runs as configured."
         else:

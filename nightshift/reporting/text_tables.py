@@ -131,11 +131,11 @@ def ablation_rows(arms: Mapping[str, ArmResults], level: float) -> list[Ablation
 
 
 def not_ablated(arms: Mapping[str, ArmResults]) -> list[str]:
-    """What is said of the arms that were not asked what others were, as they have no encoder or use no view."""
+    """What is said of the arms that were not asked what others were, as they do not use the encoder or the view."""
     made = {name: set(arm.ablations["ablation"]) if len(arm.ablations) else set() for name, arm in arms.items()}
     sentences = []
     for keys, one, several in (
-        ({"no_tokens"}, "has no encoder", "have no encoder"),
+        ({"no_tokens"}, "does not use the encoder", "do not use the encoder"),
         ({"wrong_angles", "zero_angles"}, "does not use the view", "do not use the view"),
     ):
         lacking = [name for name, keys_made in made.items() if not keys & keys_made]

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from nightshift.backbone import encoder, pretrained, rope
 from nightshift.backbone.state_dict import load
 from nightshift.config import params
-from nightshift.config.presets import Encoder
+from nightshift.config.presets import Encoder, Weights
 from nightshift.console.errors import UserError
 from nightshift.core.io import read_json
 from stages import env, inventory
@@ -256,11 +256,15 @@ def test_inventory_records_the_hash_of_the_weights_once(small, manifest, tmp_pat
     small({"use.data": "mine", "encoder.weights": "w.pt"})
     env.main()
     inventory.main()
-    record = pretrained.RECORD.read_text()
-    assert '"path": "w.pt"' in record and '"sha256"' in record
+    records = [pretrained.record_of(arm).read_text() for arm in ("frozen", "lora")]
+    assert records[0] == records[1] and '"path": "w.pt"' in records[0] and '"sha256"' in records[0]
     monkeypatch.setattr("nightshift.core.hashing.sha256", lambda path: pytest.fail("hashed again"))
     inventory.main()
-    assert pretrained.RECORD.read_text() == record
+    assert pretrained.record_of("lora").read_text() == records[1]
+
+
+def from_hub(hub: str) -> Weights:
+    return Weights(key="encoder.weights", given="hub", hub=hub)
 
 
 class Answer:
@@ -284,7 +288,7 @@ def test_every_refusal_of_the_hub_is_an_instruction(monkeypatch, error, said):
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
     with pytest.raises(UserError) as caught:
-        pretrained.file_of("hub", "facebook/sam3/sam3.pt", download=True)
+        pretrained.place_of(from_hub("facebook/sam3/sam3.pt"), download=True)
     assert said in str(caught.value) and "set encoder.weights to its path" in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -298,12 +302,12 @@ def test_the_hub_is_asked_for_the_file_of_the_encoder(change, monkeypatch, tmp_p
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *a, **k: asked.append((a, k)) or str(tmp_path / "f"))
     change({"use.encoder": name, "encoder.weights": "hub"})
     env.main()
-    settings = read_json(inventory.SETTINGS)["settings"]
-    hub = params.read().preset.hub
-    assert pretrained.file_of("hub", settings["hub"], download=True) == pretrained.file_of("hub", hub) == tmp_path / "f"
+    place = Weights(**read_json(inventory.SETTINGS)["settings"]["weights"]["lora"])
+    assert place == params.read().weights
+    assert pretrained.place_of(place, download=True) == pretrained.place_of(place) == tmp_path / "f"
     assert asked == [((repository, file), {"local_files_only": offline}) for offline in (False, True)]
 
 
 def test_an_encoder_without_weights_on_the_hub_says_so(checkout):
     with pytest.raises(UserError, match=r"that use\.encoder names has no weights there; expected random or"):
-        pretrained.file_of("hub", params.read().preset.hub, download=True)
+        pretrained.place_of(from_hub(params.read().preset.hub), download=True)

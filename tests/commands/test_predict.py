@@ -14,7 +14,7 @@ from PIL import Image
 
 from nightshift.arms import lora
 from nightshift.backbone import encoder
-from nightshift.backbone.pretrained import RECORD
+from nightshift.backbone.pretrained import record_of
 from nightshift.commands import inputs, predict
 from nightshift.commands.main import dispatch
 from nightshift.config.hardware import hardware
@@ -223,7 +223,7 @@ def weighted(small, frames):
     settings = small({"encoder.weights": "sam3.pt"}, "lora")
     neck = encoder.build(Encoder(**settings.preset.model_dump() | {"seed": 7}))
     torch.save({PREFIX + name: value for name, value in neck.state_dict().items()}, "sam3.pt")
-    write_json(RECORD, hash_files([Path("sam3.pt")], iter)[0])
+    write_json(record_of("lora"), hash_files([Path("sam3.pt")], iter)[0])
     train(settings)
     return settings
 
@@ -231,7 +231,7 @@ def weighted(small, frames):
 def test_only_the_very_weights_will_do_and_they_stay_as_they_are(weighted, tmp_path):
     asked = (MODEL, "frames", "--angles-csv", "angles.csv")
     before = sha256(Path("sam3.pt"))
-    assert before == read_json(RECORD)["sha256"]
+    assert before == read_json(record_of("lora"))["sha256"]
     Path("elsewhere").mkdir()
     shutil.move("sam3.pt", "elsewhere/other.pt")
     assert re.search(r"trained on the weights sam3\.pt: no such file; name it with --weights FILE", refused(*asked))

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from nightshift.backbone import encoder
 from nightshift.backbone.full_size import FULL_SIZE
-from nightshift.backbone.pretrained import RECORD
+from nightshift.backbone.pretrained import record_of
 from nightshift.backbone.state_dict import load
 from nightshift.commands import planning
 from nightshift.config.params import read, read_preset
@@ -145,7 +145,7 @@ def test_the_plan_predicts_the_memory_of_a_training(checkout, change, kind, side
     """Two epochs of one step, with validation, checkpoints and the saved model."""
     change({"arms.mine": {"kind": kind, **section}, "use.encoder": "sam3", "encoder.resolution": side,
             "train.epochs": 2, "train.batch_size": cases})  # fmt: skip
-    write_json(RECORD, {"path": "random"})
+    write_json(record_of("mine"), {"path": "random"})
     for name, some in {"train": range(cases), "val": range(8, 9)}.items():
         written(Path("data/prepared") / name, [source_case(i, f"p{i}") for i in some])
     python(STAGE, "encode", "mine")

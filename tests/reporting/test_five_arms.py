@@ -63,12 +63,12 @@ def test_what_an_arm_lacks_is_said_in_every_section(truth):
     page, markdown = (truth / "reports/comparison/report.html").read_text(encoding="utf-8"), markdown_of(truth)
     for text in (page, markdown):
         assert "The encoder of frozen, LoRA and full has random weights." in text
-        assert "U-Net and vesselness have no encoder." in text and "Vesselness does not use the view." in text
+        assert "U-Net and vesselness do not use the encoder." in text and "Vesselness does not use the view." in text
         assert "Wrong angles cost U-Net" in text and "angles cost Vesselness" not in text
         assert "Without the encoder Full keeps" in text and "Without the encoder U-Net" not in text
         assert not re.search(r"nan\b|None|not trained alike|was best in its last epoch", text)
     assert "<b>Frozen, LoRA and full:</b> yes, it runs as configured." in page
-    assert "<b>U-Net and vesselness:</b> not asked, there is no encoder." in page
+    assert "<b>U-Net and vesselness:</b> not asked, the encoder is not used." in page
     assert "Vesselness: nothing is trained, so there is no curve." in page
     assert "| Training, an epoch | 3.0 s | 3.0 s (1.0x) | 3.0 s (1.0x) | 3.0 s (1.0x) | - |" in markdown
     assert "| Parameters trained | 100,000 | 250,000 (2.5x) | 250,000 (2.5x) | 250,000 (2.5x) | 0 (<0.1x) |" in markdown

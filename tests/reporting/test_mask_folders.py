@@ -128,7 +128,7 @@ def test_four_folders_of_which_one_is_a_second_reader(folders):
     assert (metrics["verdict"], metrics["recommended"], metrics["arms"]["reader_2"]["dice"]) == ("lora", None, 0.875)
     html = Path("reports/folders/report.html").read_text(encoding="utf-8")
     assert "frozen, LoRA and nnunet against reader_2 on coronary angiograms" in html and "All arms" in html
-    for missing in ("Encode and train", "Training", "RoPE", "random weights", "no encoder", "Recommended", "Cost"):
+    for missing in ("Encode and train", "Training", "RoPE", "random weights", "the encoder", "Recommended", "Cost"):
         assert missing not in html
 
 
