@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.models import batch, card_of
+from helpers.models import batch, card_of, changed
 from helpers.sam3_checkpoint import as_video_model, tiny_config, write_checkpoint, write_tokenizer
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -17,6 +17,7 @@ from transformers import CLIPTokenizer, Sam3Config, Sam3ImageProcessor, Sam3Mode
 from nightshift import feature_cache
 from nightshift.arms import zero_shot
 from nightshift.backbone import pretrained
+from nightshift.commands import planning
 from nightshift.config import params
 from nightshift.console.errors import UserError
 from nightshift.core.io import write_json
@@ -217,6 +218,13 @@ def test_the_tokenizer_may_be_one_file(arm):
     shutil.copy("one/tokenizer.json", "sam")
     shutil.copy("one/tokenizer_config.json", "sam")
     assert torch.equal(map_of(arm(), batch()), before)
+
+
+def test_the_plan_counts_the_weights_once_and_the_maps_of_a_batch(arm):
+    settings = [changed(arm(), train={"micro_batch": micro}) for micro in (1, 2)]
+    weights = sum(p.nbytes for p in zero_shot.build(settings[0], "meta").parameters())
+    one, two = (planning.tensor_bytes(each, torch.device("cpu")) for each in settings)
+    assert weights < one < two < 2 * one
 
 
 def test_the_probe_has_nothing_to_say(arm):
