@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from nightshift.config.kinds import WithoutEncoder
 from nightshift.config.presets import AnyData, BySplit, Manifest
 from nightshift.core.records import SimilarFrames, Skipped
 from nightshift.reporting.load import ANGLES, STEPS, ArmResults
@@ -82,6 +83,8 @@ def _settings(arm: ArmResults) -> dict[str, object]:
     settings = arm.cards[0].settings
     unused = (*OWN, *(() if arm.trained else ("train.",)), *(() if settings.arm.uses_view else ("view.",)))
     flat = _flat(settings.model_dump(mode="json")) | {"resolution": settings.resolution}
+    if isinstance(settings.arm, WithoutEncoder) and settings.arm.resolution == "encoder":
+        del flat["resolution"]  # the encoder's, but for rounding
     return {key: value for key, value in flat.items() if not key.startswith(unused)}
 
 

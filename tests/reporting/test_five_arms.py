@@ -81,11 +81,12 @@ def test_settings_are_compared_between_the_arms_that_have_them(truth, monkeypatc
     assert not_alike(arms) == []
     (card,) = arms["unet"].cards
     train = card.settings.train.model_copy(update={"epochs": 40})
-    settings = card.settings.model_copy(update={"resolution": 512, "train": train})
+    own = card.settings.arm.model_copy(update={"resolution": 512})
+    settings = card.settings.model_copy(update={"arm": own, "resolution": 512, "train": train})
     arms["unet"].cards[0] = card.model_copy(update={"settings": settings})
     side = arms["frozen"].cards[0].settings.resolution
     assert not_alike(arms) == [
-        f"The arms were not trained alike: resolution {side} for frozen, LoRA, full and vesselness, but 512 for U-Net, "
+        f"The arms were not trained alike: resolution {side} for frozen, LoRA and full, but 512 for U-Net, "
         "train.epochs 3 for frozen, LoRA and full, but 40 for U-Net."
     ]
 
