@@ -95,7 +95,8 @@ class _TransformersModel(nn.Module):
 
 def _transformers_step(settings: ArmSettings) -> Callable[[], None]:
     model = _TransformersModel(settings)
-    optimiser = optimiser_of(model, settings.train)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(trained, settings.train.learning_rate, weight_decay=settings.train.weight_decay)
     batch = planning.noise_batch(settings, 0, 1, CPU)
 
     def step() -> None:

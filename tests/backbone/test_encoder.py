@@ -13,7 +13,7 @@ from nightshift.backbone.full_size import FULL_SIZE
 from nightshift.backbone.rope_error import Call, Failure
 from nightshift.config.params import read_preset
 from nightshift.config.presets import Encoder
-from nightshift.data.locations import LEVELS
+from nightshift.core.records import LEVELS
 
 ROOT = Path(__file__).parents[2]
 

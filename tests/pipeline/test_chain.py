@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 
 import pytest
@@ -101,6 +102,7 @@ def test_an_arm_is_added_and_taken_out_on_the_command_line(first):
 
 def test_arms_without_an_encoder_join_the_comparison(first, tmp_path):
     """Both in one command: no other arm runs again; the U-Net predicts from its folder alone."""
+    first = shutil.copytree(first, tmp_path / "clone", symlinks=True)  # what it adds stays in no other test's way
     added = ("+arms.unet={kind: unet, channels: [4, 8, 8]}", "+arms.vesselness={kind: vesselness}")
     done = run(first, "dvc", "exp", "run", *(word for arm in added for word in ("-S", arm)))
     assert done.returncode == 0, done.stdout + done.stderr
@@ -108,7 +110,7 @@ def test_arms_without_an_encoder_join_the_comparison(first, tmp_path):
     steps, names = ("probe_arm", "encode", "train", "evaluate"), ("unet", "vesselness")
     assert stages - ALWAYS == {f"{step}@{name}" for step in steps for name in names} | {"compare"}
     for name in names:
-        assert f"{name}: has no encoder, so no RoPE that could fail" in done.stdout
+        assert f"{name}: does not use sam3's encoder" in done.stdout
         assert json.loads((first / f"reports/probe/arms/{name}.json").read_text()) == {
             "ok": True,
             "cause": "",
@@ -131,8 +133,6 @@ def test_arms_without_an_encoder_join_the_comparison(first, tmp_path):
     edit(first, "params.yaml", {"encoder.rope": "as_shipped"})  # as the tables are made for this resolution
     status = json.loads(run(first, "dvc", "status", "--json").stdout) if not run(first, "stages.env").returncode else {}
     assert {"train@frozen", "train@lora"} <= status.keys() and not {"train@unet", "train@vesselness"} & status.keys()
-    subprocess.run(["git", "checkout", "-q", "params.yaml"], cwd=first, check=True)
-    assert ran(first) - ALWAYS <= {"compare"}
 
 
 def test_a_key_of_train_that_an_arm_has_for_itself_does_not_train_it_again(first):
