@@ -126,12 +126,17 @@ def tensor_bytes(settings: ArmSettings, device: torch.device) -> int:
 
 
 def _untrained_bytes(settings: ArmSettings) -> int:
-    """Peak bytes for the maps of one batch, of which the working memory for one is NumPy's: it is really made."""
-    batch = noise_batch(settings, 0, 1, torch.device("cpu"))
+    """Bytes of the weights, and peak bytes for the maps of one batch; a map is really made, as NumPy's memory counts.
+
+    What torch itself takes between the layers of a forward pass without gradients is not counted.
+    """
+    batch, model = noise_batch(settings, 0, 1, torch.device("cpu")), new_model(settings, "cpu")
     tracemalloc.start()
-    new_model(settings, "cpu")(None, None, batch["images"])
+    with torch.no_grad():
+        model(None, None, batch["images"])
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
+    peak += sum(p.nbytes for p in model.parameters())
     return peak + micro_batch_size(settings.train) * sum(value.nbytes for value in batch.values())
 
 

@@ -10,7 +10,7 @@ from helpers import chain
 from helpers.chain import ROOT
 from helpers.report_inputs import Tags, make_inputs
 
-from nightshift.reporting import text_tables
+from nightshift.reporting import text_measures
 from stages import compare
 
 EXAMPLE = ROOT / "docs/example"
@@ -91,4 +91,4 @@ def test_the_example_has_the_shape_of_todays_report(tmp_path, monkeypatch):
     new = json.loads(Path("reports/comparison/metrics.json").read_text(encoding="utf-8"))
     assert kept.keys() == new.keys() and kept["against"]["lora"].keys() == new["against"]["lora"].keys()
     markdown = (EXAMPLE / "report.md").read_text(encoding="utf-8")
-    assert all(f"\n| {name}" in markdown for name in text_tables.NAMES.values())
+    assert all(f"\n| {name}" in markdown for name in text_measures.NAMES.values())
