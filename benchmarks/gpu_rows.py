@@ -49,7 +49,7 @@ class Bench:
         """Settings of one of ARMS: full-size SAM 3 at 1008 px in bf16, or the tiny encoder where `small`."""
         size = ("use.encoder=tiny",) if self.small else ("use.encoder=sam3", "encoder.resolution=1008")
         text = ARMS[arm].replace("last: 8", "last: 2") if self.small else ARMS[arm]
-        precision = "fp32" if self.small else "bf16"  # float32 is the quicker one on a CPU
+        precision = "fp32" if self.small else "bf16"  # as params.yaml has it
         return read([*size, f"encoder.precision={precision}", text, *changes]).arm(NAME)
 
 

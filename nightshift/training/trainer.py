@@ -17,6 +17,7 @@ from torch.utils.data import default_collate
 
 from nightshift.backbone.encoder import count_parameters
 from nightshift.config.hardware import hardware
+from nightshift.config.kinds import TrainedSection
 from nightshift.config.params import ArmSettings
 from nightshift.config.sections import Train
 from nightshift.console.errors import UserError, is_out_of_memory
@@ -182,9 +183,9 @@ def _train_seed(
         # dropout of its own; the weights are those of the first process
         torch.manual_seed(seed + SEED_STRIDE * distributed.rank())
     device, folder = chosen_device(), places.states / f"seed-{seed}"
-    if model.candidates():
-        return model, choose(model.to(device).eval(), parts["val"], seed, device)
     try:
+        if model.candidates():
+            return model, choose(model.to(device).eval(), parts["val"], seed, device)
         trained = train(
             model, parts["train"], parts["val"], settings.train, seed, device, folder, settings.name, curves
         )
@@ -239,7 +240,8 @@ def _out_of_memory(settings: ArmSettings, model: ArmModel) -> str:
     """What happened, and the key of the arm that takes less memory."""
     micro, arm = micro_batch_size(settings.train), f"arms.{settings.name}"
     if micro > 1:
-        advice = f"-S ++{arm}.micro_batch={micro // 2}"
+        section = arm if isinstance(settings.arm, TrainedSection) else "train"  # the others have no keys of it
+        advice = f"-S ++{section}.micro_batch={micro // 2}"
     elif hasattr(settings.arm, "activation_checkpointing") and not model.activation_checkpointing:
         advice = f"-S ++{arm}.activation_checkpointing=true"
     else:

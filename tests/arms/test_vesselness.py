@@ -1,6 +1,7 @@
 """The filter: it finds dark tubes, ignores padding, and validation chooses its scales; nothing is trained."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from nightshift.backbone.encoder import count_parameters
 from nightshift.config import params
 from nightshift.console.errors import UserError
 from nightshift.data.letterbox import frame_to_square, square_to_frame
+from nightshift.training import trainer
 from nightshift.training.choice import choose
 from nightshift.training.validation import THRESHOLDS, validate
 
@@ -160,3 +162,14 @@ def test_settings_that_do_not_fit_are_one_line(checkout, keys, said):
     with pytest.raises(UserError) as caught:
         params.read([f"+arms.v={{kind: vesselness, {keys}}}"])
     assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_out_of_memory_while_choosing_is_one_line(settings, monkeypatch):
+    def fail(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(trainer, "choose", fail)
+    places = trainer.Places({}, Path(), Path())
+    for size, cure in ((8, r"-S \+\+train\.micro_batch=4;"), (1, r"lower arms\.vesselness\.resolution;")):
+        with pytest.raises(UserError, match=rf"out of memory with {size} case\(s\) at a time; less: {cure}"):
+            trainer._train_seed(settings({"train.batch_size": size}), {"train": None, "val": None}, 0, places, [])
