@@ -1,0 +1,123 @@
+"""The second data set: all cases of it are test cases, and none may be known from the first one."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from nightshift.config.params import DataSet, DataSettings
+from nightshift.config.presets import BySplit, Dicom, Manifest
+from nightshift.core.records import BetweenSets, SimilarCase, SimilarFrames, SimilarPair
+from nightshift.ingest import near_duplicates, similar_frames
+from nightshift.ingest.case_check import Progress
+from nightshift.ingest.leaks import SHOWN
+from nightshift.ingest.record import Problem, SourceCase
+from nightshift.ingest.source_check import CheckedSource, check_source, without
+
+
+@dataclass(frozen=True)
+class External:
+    """What `check_external` found; the defaults are those of no second set.
+
+    Attributes:
+        total: number of cases, with those that have a problem.
+        problems: all of them.
+        cases: those without a problem.
+        between: what may connect them with the first set.
+    """
+
+    total: int = 0
+    problems: list[Problem] = field(default_factory=list)
+    cases: list[SourceCase] = field(default_factory=list)
+    between: BetweenSets = field(default_factory=BetweenSets)
+
+
+def check_external(
+    settings: DataSettings, first: CheckedSource, used: Sequence[SourceCase], progress: Progress
+) -> External:
+    """Read every case of the second data set, and compare it with the first one.
+
+    Args:
+        settings: as for `check_source`.
+        first: the first set.
+        used: its cases without a problem.
+        progress: wraps the loop over the cases.
+
+    Raises:
+        UserError: there is no such set, or no case in it.
+    """
+    if settings.external is None:
+        return External()
+    second = check_source(all_tested(settings.external), settings, progress)
+    problems = [*second.problems, *_known_frames(second, first, used)]
+    cases = without(second.cases, problems)
+    if not cases:
+        problems.append(Problem(second.data.file, "", "no case is left; put right what is wrong, or use.external=none"))
+    between = BetweenSets(
+        first=first.data.name,
+        second=second.data.name,
+        patients=sorted(_people(first, used) & _people(second, cases)),
+        similar=_similar(first, used, second, cases),
+    )
+    return External(second.total, problems, cases, between)
+
+
+def all_tested(data: DataSet) -> DataSet:
+    """The data set without its split, each case with the mask that it has as a test case."""
+    changes: dict[str, object] = {"split": "made"}
+    if isinstance(data.source, Manifest) and isinstance(data.source.mask, BySplit):
+        changes["mask"] = data.source.mask.test
+    return data.model_copy(update={"source": data.source.model_copy(update=changes)})
+
+
+def _known_frames(second: CheckedSource, first: CheckedSource, used: Sequence[SourceCase]) -> list[Problem]:
+    """A problem for each case whose frame is in the first set, too, whatever the ids of the patients are."""
+    cases = [case for case in second.cases if second.checks[case.case_id].sketch is not None]
+    if not cases or not used:
+        return []
+    sketches = np.stack([second.checks[case.case_id].sketch for case in cases])  # type: ignore[misc]
+    others = np.stack([first.checks[case.case_id].sketch for case in used])  # type: ignore[misc]
+    index, correlation = near_duplicates.nearest(
+        sketches, others, np.zeros(len(cases), np.intp), np.ones(len(used), np.intp)
+    )
+    problems = []
+    for case, i, value in zip(cases, index, correlation, strict=True):
+        if value >= near_duplicates.SAME:
+            other = used[i]
+            same = second.checks[case.case_id].frame == first.checks[other.case_id].frame
+            file = case.files[0] if second.rules.name_files and case.files else "frame"
+            text = (
+                f"{file}: {'the very' if same else 'nearly the'} frame of case '{other.case_id}' of {first.data.name} "
+                f"({other.where}), a leak: nothing may be tested that was trained on; take it out of one of the sets"
+            )
+            problems.append(Problem(case.where, case.case_id, text))
+    return problems
+
+
+def _people(of: CheckedSource, cases: Sequence[SourceCase]) -> set[str]:
+    """Ids of the patients; those of DICOM files without their number in the order of the files."""
+    known = {case.patient_id for case in cases} - {""}
+    return {one.partition("-")[2] for one in known} if isinstance(of.data.source, Dicom) else known
+
+
+def _similar(
+    first: CheckedSource, used: Sequence[SourceCase], second: CheckedSource, cases: Sequence[SourceCase]
+) -> SimilarFrames:
+    """How alike frames of the two sets are, also of patients with ids: two sources may name one patient differently."""
+    both = [(of, case) for of, some in ((first, used), (second, cases)) for case in some]
+    patterns = [pattern for of, case in both if (pattern := of.checks[case.case_id].pattern) is not None]  # all have
+    pairs = similar_frames.similar_pairs(patterns, [of.data.name for of, _ in both], [True] * len(both))
+    most_alike = [
+        SimilarPair(correlation=value, first=_case(*both[i]), second=_case(*both[j])) for i, j, value in pairs[:SHOWN]
+    ]
+    return SimilarFrames(
+        threshold=similar_frames.SIMILAR,
+        cases=len(cases),
+        pairs_across=sum(value >= similar_frames.SIMILAR for *_, value in pairs),
+        most_alike=most_alike,
+    )
+
+
+def _case(of: CheckedSource, case: SourceCase) -> SimilarCase:
+    file = case.files[0].as_posix() if of.rules.name_files and case.files else ""
+    return SimilarCase(case_id=case.case_id, split=of.data.name, file=file)
