@@ -20,7 +20,7 @@ from benchmarks.timing import Row, row
 from nightshift.backbone import encoder
 from nightshift.config.params import ArmSettings
 from nightshift.core.records import Prefix
-from nightshift.data.dataset import Cases
+from nightshift.data.dataset import Cases, Frames
 from nightshift.data.samples import TrainingCases
 from nightshift.data.shards import Shards
 from nightshift.feature_cache import encode_cases
@@ -75,7 +75,7 @@ def encode_rows(cases: Cases, settings: ArmSettings, bench: Bench, folder: Path)
     prefix = Prefix(blocks=settings.preset.depth)
 
     def encode(name: str, count: int) -> None:
-        encode_cases(neck, cases, count, prefix, settings, folder / name)
+        encode_cases(neck, Frames(folder / "cases"), count, prefix, settings, folder / name)
 
     encode("warm", 4)
     seconds = wall(lambda: encode("tokens", len(cases)), bench.device)

@@ -1,10 +1,9 @@
-"""The output of an arm's frozen prefix, computed once per case and kept in memory-mapped shards.
+"""The output of an arm's frozen prefix, computed once per frame and kept in memory-mapped shards.
 
 Tokens (g, g, D) or the neck's levels, in the precision that the encoder runs in. A run that was killed goes on after
 the last whole shard.
 """
 
-import os
 import shutil
 import time
 from pathlib import Path
@@ -21,20 +20,19 @@ from nightshift.config.sections import Encode
 from nightshift.console.errors import UserError
 from nightshift.console.progress import say, steps_bar
 from nightshift.core.hashing import hash_folder
-from nightshift.core.io import read_json, replacing, write_json
+from nightshift.core.io import link, read_json, replacing, write_json
 from nightshift.core.project import root
 from nightshift.core.records import LEVELS, Prefix
-from nightshift.data.dataset import Cases
+from nightshift.data.dataset import Frames
 from nightshift.data.letterbox import frame_to_square
-from nightshift.data.locations import ENCODED, PREPARED, WEIGHTS
-from nightshift.data.samples import flipped_case
+from nightshift.data.locations import ENCODED, FRAMES, PREPARED, WEIGHTS
 from nightshift.data.shards import LIMIT
 from nightshift.engine import checkpoints, distributed
 from nightshift.engine.device import HALF, autocast, device, seed_everything
 from nightshift.jobs import resources
 
 BATCH = 4  # cases per forward
-SPLITS = ("train", "val")
+FEATURES = "features"  # in the folder of a run
 
 
 class EncodeSettings(EncoderSettings):
@@ -49,22 +47,22 @@ def bytes_per_case(settings: EncoderSettings, output: str) -> int:
     return settings.grid**2 * numbers * (2 if settings.encoder.precision in HALF else 4)
 
 
-def cases_kept(encode: Encode, train: int, val: int) -> dict[str, int]:
-    """How many cases are kept by split: training cases mirrored, too, where `encode.flips`; validation never is."""
-    return {"train": train * (2 if encode.flips else 1), "val": val}
+def cases_kept(encode: Encode, cases: int) -> int:
+    """How many are kept of `cases`: all, and where `encode.flips` all mirrored, too."""
+    return cases * (2 if encode.flips else 1)
 
 
 def encode_cases(
     neck: encoder.Sam3DualViTDetNeck | None,
-    cases: Cases,
+    frames: Frames,
     count: int,
     prefix: Prefix,
     settings: EncoderSettings,
     folder: Path,
 ) -> int:
-    """Write the features of the first `count` cases as shards and an index into `folder`; shards there are kept.
+    """Write the features of the first `count` frames as shards and an index into `folder`; shards there are kept.
 
-    Arrays are called tokens.N, or level.0.N to level.2.N. From len(cases) on, cases are mirrored (`flipped_case`).
+    Arrays are called tokens.N, or level.0.N to level.2.N. From len(frames) on, frames are mirrored, left to right.
     With `count` 0 the index is empty, and no encoder is needed. Every process writes its share of the shards.
 
     Returns:
@@ -77,8 +75,8 @@ def encode_cases(
     present = {name for name in names if (folder / name).exists()}
     known = sum(len(shard) for shard, name in zip(shards, names, strict=True) if name in present)
     if known and distributed.rank() == 0:
-        say(f"{folder.name}: going on after {known} of {count} cases")
-    with steps_bar(f"encode {folder.name}", count, known) as done:
+        say(f"going on after {known} of {count} cases")
+    with steps_bar("encode", count, known) as done:
         for number, (shard, name) in enumerate(zip(shards, names, strict=True)):
             if name in present or number % distributed.size() != distributed.rank():
                 continue
@@ -86,7 +84,7 @@ def encode_cases(
             arrays: dict[str, Tensor] = {}
             for first in range(shard.start, shard.stop, BATCH):
                 indices = range(first, min(first + BATCH, shard.stop))
-                arrays |= _features(neck, cases, indices, prefix, settings)
+                arrays |= _features(neck, frames, indices, prefix, settings)
                 done(len(indices))
             with replacing(folder / name) as temporary:
                 save_file(arrays, temporary)
@@ -104,12 +102,13 @@ def encode_cases(
 
 
 def _features(
-    neck: encoder.Sam3DualViTDetNeck, cases: Cases, indices: range, prefix: Prefix, settings: EncoderSettings
+    neck: encoder.Sam3DualViTDetNeck, frames: Frames, indices: range, prefix: Prefix, settings: EncoderSettings
 ) -> dict[str, Tensor]:
-    """The arrays of some cases by name, on the CPU."""
+    """The arrays of some frames by name, on the CPU."""
     kind = HALF.get(settings.encoder.precision, torch.float32)
-    frames = [frame_to_square(flipped_case(cases, i).frame, settings.resolution) for i in indices]
-    images = torch.stack(frames).to(device())
+    pixels = [frames[i % len(frames)] for i in indices]
+    seen = [one[:, ::-1].copy() if i >= len(frames) else one for i, one in zip(indices, pixels, strict=True)]
+    images = torch.stack([frame_to_square(one, settings.resolution) for one in seen]).to(device())
     with torch.no_grad(), autocast(device(), settings.encoder.precision):
         outputs = {"tokens": encoder.run_prefix(neck.trunk, images, prefix.blocks)}
         if prefix.output == "levels":
@@ -124,39 +123,34 @@ def _features(
 
 
 def encode_arm(name: str, settings: EncodeSettings, prefix: Prefix) -> None:
-    """Keep the prefix's output of all train and val cases -> data/encoded/NAME.
+    """Keep the prefix's output of the frames of all cases, whatever their folds -> data/encoded/NAME.
 
     Raises UserError where the disk is too small for it.
     """
-    stage = f"encode@{name}"
-    splits = {split: Cases(PREPARED / split) for split in SPLITS}
-    counts = cases_kept(settings.encode, *(len(members) for members in splits.values()))
-    if not prefix.blocks:
-        counts = dict.fromkeys(counts, 0)
+    stage, frames = f"encode@{name}", Frames(PREPARED)
+    count = cases_kept(settings.encode, len(frames)) if prefix.blocks else 0
     identity = checkpoints.fingerprint(
         prefix=prefix.model_dump(),
-        counts=counts,
-        data=hash_folder(*(PREPARED / split for split in SPLITS)),
+        count=count,
+        data=hash_folder(PREPARED / FRAMES),
         weights=read_json(record_of(name)),
         settings=settings.model_dump(),
         device=device().type,  # not which of them: a run that goes on may get another one
         threads=hardware().threads,
     )
     if distributed.rank():
-        _encode_splits(splits, counts, prefix, settings, checkpoints.folder_of(stage, identity))
+        _encode(frames, count, prefix, settings, checkpoints.folder_of(stage, identity))
         return
     alone = distributed.size() == 1  # the other processes would give up on one that waits
     with checkpoints.run_folder(stage, identity, wait=alone) as states, resources.recorded(name, "encode") as record:
-        cases = sum(counts.values())
-        _check_disk(cases, cases * bytes_per_case(settings, prefix.output), states)
+        _check_disk(count, count * bytes_per_case(settings, prefix.output), states)
         start = time.perf_counter()
-        before = _encode_splits(splits, counts, prefix, settings, states)
-        speed = (cases - before) / (time.perf_counter() - start)
-        record |= {"cases": cases, "cases_before": before, "cases_per_second": round(speed, 3)}
+        before = _encode(frames, count, prefix, settings, states)
+        speed = (count - before) / (time.perf_counter() - start)
+        record |= {"cases": count, "cases_before": before, "cases_per_second": round(speed, 3)}
         record["processes"] = distributed.size()
         with replacing(ENCODED / name) as folder:
-            for split in SPLITS:
-                shutil.copytree(states / split, folder / split, copy_function=_link)
+            shutil.copytree(states / FEATURES, folder, copy_function=link)
             write_json(folder / WEIGHTS, read_json(record_of(name)))
         checkpoints.finished(stage, identity, ENCODED / name)
     print(f"{prefix.blocks} of {settings.preset.depth} blocks kept: {(ENCODED / name).as_posix()}")
@@ -183,21 +177,8 @@ def _check_disk(cases: int, needed: int, states: Path) -> None:
         say(f"{cases} cases, {needed / 1e9:.1f} GB of {free / 1e9:.1f} GB free")
 
 
-def _encode_splits(
-    splits: dict[str, Cases], counts: dict[str, int], prefix: Prefix, settings: EncodeSettings, states: Path
-) -> int:
-    """How many cases were there already."""
+def _encode(frames: Frames, count: int, prefix: Prefix, settings: EncodeSettings, states: Path) -> int:
+    """How many frames were there already."""
     seed_everything(0)
-    neck = encoder.configured(settings).to(device()) if any(counts.values()) else None
-    return sum(
-        encode_cases(neck, members, counts[split], prefix, settings, states / split)
-        for split, members in splits.items()
-    )
-
-
-def _link(source: str, target: str) -> None:
-    """The same file under a second name where the disk can do that: the run keeps its shards until DVC has them."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
+    neck = encoder.configured(settings).to(device()) if count else None
+    return encode_cases(neck, frames, count, prefix, settings, states / FEATURES)

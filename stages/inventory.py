@@ -21,7 +21,7 @@ SETTINGS = Path("reports/settings/inventory.json")  # checked by `env`, which wr
 
 def main() -> None:
     settings = read_json(SETTINGS)["settings"]
-    rows = _data_files(settings["source"])
+    rows = [row for one in (settings, settings["external"]) if one for row in _data_files(one["source"])]
     write_json("data/inventory.json", rows)
     for arm, weights in settings["weights"].items():
         write_json(record_of(arm), _record(weights))

@@ -1,4 +1,4 @@
-"""Training of an arm, one model per seed; epoch and threshold by validation -> models/ARM, reports/curves/ARM.csv."""
+"""Training of an arm, one model per fold and seed; epoch and threshold by validation -> models/ARM, reports/curves."""
 
 import sys
 
@@ -11,14 +11,16 @@ from nightshift.jobs.preconditions import require_ok
 def main(arm: str) -> None:
     require_ok(arm)
     from nightshift.jobs import launch  # torch: seconds, after what may refuse
+    from nightshift.training.arm import side_by_side, trainings_of
 
-    launch.run("stages.train", arm)
+    count = len(trainings_of(resolved.read_arm(arm)))
+    launch.run("stages.train", arm, joined=not side_by_side(count))
 
 
 def work(arm: str) -> None:
-    from nightshift.training import trainer
+    from nightshift.training.arm import train_arm
 
-    trainer.train_arm(resolved.read_arm(arm))
+    train_arm(resolved.read_arm(arm))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from helpers.data import source_case, write_manifest, written
+from helpers.data import source_case, write_manifest
 from helpers.models import MINI, SMALL
 from PIL import Image
 
@@ -18,8 +18,10 @@ from nightshift.config import hardware, params
 from nightshift.config.kinds import KINDS
 from nightshift.config.params import ArmSettings
 from nightshift.core.io import write_json
-from nightshift.data.dataset import Cases
+from nightshift.data.dataset import Cases, open_part
+from nightshift.data.locations import EXTERNAL, PREPARED, SPLITS
 from nightshift.ingest.manifest import COLUMNS
+from nightshift.ingest.prepared import write_cases, write_folds
 
 ROOT = Path(__file__).parents[1]
 
@@ -107,6 +109,8 @@ def prepared(checkout: Path) -> dict[str, Cases]:
     """data/prepared: five train, two val and two test cases of different sizes."""
     for name, kind in KINDS.items():  # for arms named as their kind
         write_json(record_of(name), {"path": "random" if kind.has_encoder else "none"})
-    numbers = {"train": range(5), "val": (5, 6), "test": (7, 8)}
-    folder = checkout / "data/prepared"
-    return {name: written(folder / name, [source_case(i, f"p{i}") for i in some]) for name, some in numbers.items()}
+    cases = [source_case(i, f"p{i}") for i in range(9)]
+    write_cases(PREPARED, cases, iter)
+    write_folds(PREPARED, [{"train": cases[:5], "val": cases[5:7], "test": cases[7:]}])
+    write_cases(EXTERNAL, [], iter)
+    return {part: open_part(0, part) for part in SPLITS}

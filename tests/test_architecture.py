@@ -71,7 +71,8 @@ def test_what_no_stage_may_see():
     def seeing(dep: str) -> set[str]:
         return {name for name, stage in stages().items() if any(dep in one for one in stage.get("deps", []))}
 
-    assert seeing("data/prepared/test") == {"evaluate"}
+    assert seeing("data/prepared/masks") == {"train", "evaluate"}  # no label: not in encode
+    assert seeing("data/external") == {"evaluate"}  # nothing is trained or chosen on it
     assert seeing("nightshift/model") == {"probe_arm", "train", "evaluate", "compare"}  # the head: not in encode
     assert seeing("nightshift/evaluation") == {"evaluate", "compare"}  # the measures of test cases: not in train
     assert seeing("nightshift/reporting") == {"compare"}

@@ -28,7 +28,7 @@ def main(arguments: argparse.Namespace) -> None:
     from nightshift.config import params
     from nightshift.console.progress import bar, say
     from nightshift.core.io import write_csv
-    from nightshift.ingest import integrity
+    from nightshift.ingest import integrity, splits
 
     settings = params.read(arguments.changes).data
     checked = integrity.check(settings, bar("check", "case"))
@@ -45,8 +45,9 @@ def main(arguments: argparse.Namespace) -> None:
         say(f"{integrity.similar_text(checked.similar)}\nlook at them: {pairs.as_posix()}")
     for warning in checked.warnings:
         say(f"warning: {warning}")
-    split = integrity.usable(checked, settings.prepare.on_problem)
-    counts = ", ".join(f"{len(members)} {name}" for name, members in split.items())
-    left_out = checked.total - sum(map(len, split.values()))
+    folds = integrity.usable(checked, settings.prepare.on_problem)
     result = "nothing is wrong" if not checked.warnings else "see the warning above"
-    print(f"{settings.name}: {counts} cases; {f'{left_out} would be left out' if left_out else result}")
+    found = f"{checked.left_out} would be left out" if checked.left_out else result
+    print(f"{settings.name}: {splits.text_of(folds)}; {found}")
+    if settings.external:
+        print(f"{settings.external.name}: {len(checked.external.cases)} cases to test every model on")

@@ -1,6 +1,6 @@
 """A queued run's arms beside the others: from DVC's run cache or, where code has changed, from the run's snapshot."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -125,10 +125,10 @@ def key_of(file: str, path: str, raw: Sequence[Any]) -> str:
     def same(key: str) -> bool:
         return bool(value_at(raw[0], key) == value_at(raw[1], key))
 
-    group = {"preset": "encoder", "source": "data", "simulated": "data"}.get(section)
-    if group:
-        preset = f"conf/{group}/{value_at(raw[0], f'use.{group}')}.yaml"
-        return f"{preset}:{rest}".rstrip(":") if same(f"use.{group}") else f"use.{group}"
+    use = {"preset": "encoder", "source": "data", "simulated": "data", "external": "external"}.get(section)
+    if use:
+        preset = f"conf/{'encoder' if use == 'encoder' else 'data'}/{value_at(raw[0], f'use.{use}')}.yaml"
+        return f"{preset}:{rest.removeprefix('source.')}".rstrip(":") if same(f"use.{use}") else f"use.{use}"
     if file in DATA:
         return {"name": "use.data", "weights": "encoder.weights"}.get(section, path)
     arm = f"arms.{file.split('/')[1]}"
@@ -141,9 +141,14 @@ def key_of(file: str, path: str, raw: Sequence[Any]) -> str:
 
 def changed_code(revision: str, arms: Sequence[str]) -> list[str]:
     """Files that the stages of `arms` depend on and that the workspace has otherwise than `revision`."""
+    paths = code_of(arms)
+    return dvc_adapter.changed_files(revision, paths) if paths else []
+
+
+def code_of(arms: Iterable[str]) -> list[str]:
+    """Files and folders of code that the stages of `arms` depend on."""
     stages = dvc_adapter.stages_of(f"evaluate@{arm}" for arm in arms)
-    paths = {dep for stage in stages for dep in stage.deps if dep.split("/")[0] in ("nightshift", "stages")}
-    return dvc_adapter.changed_files(revision, sorted(paths)) if paths else []
+    return sorted({dep for stage in stages for dep in stage.deps if dep.split("/")[0] in ("nightshift", "stages")})
 
 
 def contents_at(revision: str, names: Sequence[str], *, finished: bool) -> Contents:

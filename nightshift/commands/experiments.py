@@ -23,7 +23,7 @@ from nightshift.reporting.records import Against, Metrics
 STEPS = ("encode", "train", "evaluate")
 METRICS = stale_metrics.METRICS.as_posix()
 INVENTORY = "data/inventory.json"
-SPLITS = ("data/prepared/train", "data/prepared/val", "data/prepared/test")
+PREPARED = ("data/prepared/cases", "data/prepared/masks", "data/prepared/folds.json")
 CODE = ("nightshift/evaluation", "nightshift/reporting")  # dependencies of compare, with what makes the numbers
 NUMBERS = ("nightshift/evaluation", "nightshift/reporting/significance.py")  # of these the files that make them
 WORKSPACE = "workspace"  # DVC's name for it, where a revision has a hash
@@ -170,7 +170,7 @@ def collect(states: Sequence[State], repository: Repository) -> list[Experiment]
             found[lock].revisions.append(rev)
         elif state == "done":
             new.settings = _settings(locked)
-            new.hashes = {path: data.deps[path].hash for path in (INVENTORY, *SPLITS, *CODE) if path in data.deps}
+            new.hashes = {path: data.deps[path].hash for path in (INVENTORY, *PREPARED, *CODE) if path in data.deps}
             arms = new.metrics.arms if new.metrics else {}
             new.seconds = {arm: _seconds(arm, data, repository) for arm in arms}
             found[lock] = new
@@ -271,7 +271,8 @@ def _other(one: Experiment, first: Experiment, repository: Repository) -> str:
     if one.metrics is None or first.metrics is None or one.best is None:
         return "one arm alone"
     new = {path for path in one.hashes.keys() | first.hashes.keys() if one.hashes.get(path) != first.hashes.get(path)}
-    data = "other data" if INVENTORY in new else "other split" if new & set(SPLITS) else ""
+    prepared = new & set(PREPARED)  # the inventory also has the files of a second data set
+    data = ("other data" if INVENTORY in new else "other split") if prepared else ""
     files = repository.differ(first.revisions[-1], one.revisions[-1]) if new & set(CODE) else []
     code = f"other code ({', '.join(files)})" if files else ""
     same = one.metrics.reference == first.metrics.reference

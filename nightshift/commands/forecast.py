@@ -4,7 +4,7 @@ Hours are measured, by up to 20 whole training steps of the arm itself or, where
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nightshift.backbone import encoder
 from nightshift.commands import planning
-from nightshift.commands.planning import Disk, new_model, noise_batch, start_of
+from nightshift.commands.planning import Disk, FoldSize, new_model, noise_batch, start_of
 from nightshift.config.params import ArmSettings
 from nightshift.console.progress import Progress
 from nightshift.engine.device import autocast, give_memory_back
@@ -56,24 +56,25 @@ class Forecast:
 
 
 def of_arm(
-    settings: ArmSettings, cases: dict[str, int], device: torch.device, process_bytes: int, progress: Progress
+    settings: ArmSettings, folds: Sequence[FoldSize], device: torch.device, process_bytes: int, progress: Progress
 ) -> Forecast:
     """What the arm takes on `device`.
 
     Args:
         settings: of the arm.
-        cases: number of cases per split, as `planning.counts` has them.
+        folds: as `planning.fold_sizes` has them.
         device: where it would run.
         process_bytes: as in `planning.needed`.
         progress: wraps the measured steps.
     """
     trained = encoder.count_parameters(new_model(settings, "meta"))
-    memory, disk = planning.memory_of(device), planning.disk_of(settings, cases, trained)
-    need = planning.needed(planning.tensor_bytes(settings, device), device, process_bytes)
+    memory, disk = planning.memory_of(device), planning.disk_of(settings, folds, trained)
+    one = settings.single(settings.train.rates[0])
+    need = planning.needed(planning.tensor_bytes(one, device), device, process_bytes)
     if need > memory:
         return Forecast(trained, need, memory, disk, None, 0.0)
-    took = measure(settings, device, progress)
-    return Forecast(trained, need, memory, disk, took, total_seconds(settings, cases, took))
+    took = measure(one, device, progress)
+    return Forecast(trained, need, memory, disk, took, total_seconds(settings, folds, took))
 
 
 def measure(settings: ArmSettings, device: torch.device, progress: Progress) -> Time:
@@ -110,7 +111,7 @@ def measure(settings: ArmSettings, device: torch.device, progress: Progress) -> 
         case = _seconds(device, lambda: model(None, torch.zeros(1, 2, device=device), images))
     batch_seconds = sorted(seconds)[len(seconds) // 2] * train.batch_size / cases
     measured = f"{steps} steps of {cases} cases, {batch_seconds:.2f} s per batch"
-    return Time(batch_seconds, prefix, case, train.epochs, measured)
+    return Time(batch_seconds, prefix, case, train.most_epochs, measured)
 
 
 def _untrained_time(model: ArmModel, images: Tensor, progress: Progress) -> Time:
@@ -131,11 +132,17 @@ def _seconds(device: torch.device, call: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def total_seconds(settings: ArmSettings, cases: dict[str, int], took: Time) -> float:
-    """Of the whole arm: the prefix once per kept case, then per seed training and validation, and the test cases."""
-    train = settings.train
-    steps = -(-cases["train"] // train.batch_size)
-    suffix = max(0.0, took.case - took.prefix)
-    training = took.passes * (steps * took.step + cases["val"] * suffix)
-    encoded = sum(cases_kept(settings.encode, cases["train"], cases["val"]).values())
-    return encoded * took.prefix + len(train.seeds) * (training + cases["test"] * took.case)
+def total_seconds(settings: ArmSettings, folds: Sequence[FoldSize], took: Time) -> float:
+    """Of the whole arm: the prefix once per frame, then per fold and seed training, validation and what is tested.
+
+    As if one process did it; several learning rates are tried with the first seed.
+    """
+    train, suffix = settings.train, max(0.0, took.case - took.prefix)
+    cases = folds[0].train + folds[0].val + folds[0].test
+    seconds = cases_kept(settings.encode, cases) * took.prefix
+    for fold in folds:
+        size = fold.with_patients(train.patients)
+        steps = -(-size.train // train.batch_size)
+        seconds += settings.trainings * took.passes * (steps * took.step + size.val * suffix)
+        seconds += len(train.seeds) * (size.test + size.external) * took.case
+    return seconds

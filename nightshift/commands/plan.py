@@ -42,6 +42,7 @@ def plan(settings: Settings) -> None:
 
     from nightshift.commands import forecast, planning
     from nightshift.console.progress import bar, gigabytes, hours, say
+    from nightshift.data.locations import SPLITS
     from nightshift.engine.device import device as configured_device
     from nightshift.engine.device import seed_everything
     from nightshift.model.kinds import prefix_of
@@ -50,14 +51,17 @@ def plan(settings: Settings) -> None:
     arms = {name: settings.arm(name) for name in settings.arms}
     device, process_bytes = configured_device(), planning.process_bytes_of(arms.values())
     free = shutil.disk_usage(Path.cwd()).free
-    cases = planning.counts(settings.data)
+    folds = planning.fold_sizes(settings.data)
     grid, depth = settings.grid, settings.preset.depth
     tokens = f"{grid} x {grid} = {grid**2} tokens per case"
     say(f"{settings.use.encoder} at {settings.resolution} px: {tokens}, {settings.encoder.precision}")
-    say(f"{settings.use.data}: " + ", ".join(f"{n} {name}" for name, n in cases.items()) + f" cases; on {device}")
+    cases = ", ".join(f"{n} {part}" for part, n in zip(SPLITS, folds[0], strict=False))
+    each = f"{len(folds)} folds, the first of " if len(folds) > 1 else ""
+    also = f", and {folds[0].external} of {settings.use.external}" if settings.external else ""
+    say(f"{settings.use.data}: {each}{cases} cases{also}; on {device}")
     problems, disk = [], 0
     for name, arm in arms.items():
-        found = forecast.of_arm(arm, cases, device, process_bytes, bar(f"  {name}", "step"))
+        found = forecast.of_arm(arm, folds, device, process_bytes, bar(f"  {name}", "step"))
         prefix = prefix_of(arm)
         once = f"{prefix.blocks} of {depth} blocks once per case" if prefix else f"no encoder, {arm.resolution} px"
         say(f"\n{name}: {once}, {found.trained:,} parameters trained")

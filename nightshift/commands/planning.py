@@ -4,23 +4,26 @@ Memory is counted on fake tensors (nightshift/commands/memory.py), so it holds f
 """
 
 import tracemalloc
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple, NoReturn
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal, NamedTuple, NoReturn, Self
 
 import psutil
 import torch
 from torch import Tensor
 
 from nightshift.commands.memory import peak_bytes
+from nightshift.config.hardware import hardware
 from nightshift.config.kinds import TrainedSection
 from nightshift.config.params import ArmSettings, DataSettings, EncoderArmSettings
 from nightshift.config.presets import Simulated
+from nightshift.console.errors import UserError
 from nightshift.data.locations import SPLITS
 from nightshift.engine.checkpoints import KEPT
 from nightshift.feature_cache import bytes_per_case, cases_kept
+from nightshift.ingest.external import all_tested
 from nightshift.ingest.record import Problems, SourceCase
-from nightshift.ingest.sources import list_cases
-from nightshift.ingest.splits import filled, given_split, made_split, misplaced, placed
+from nightshift.ingest.sources import Source, list_cases
+from nightshift.ingest.splits import filled, given_folds, made_folds, misplaced, placed, unit
 from nightshift.model.base import ArmModel
 from nightshift.model.kinds import kind_of, prefix_of
 from nightshift.simulation.simulator import Simulation, split_patients
@@ -39,30 +42,60 @@ class Disk(NamedTuple):
     models: int
 
 
-def counts(data: DataSettings) -> dict[str, int]:
-    """Number of cases per split, before anything is prepared and without reading a pixel.
+class FoldSize(NamedTuple):
+    """Number of cases in each part of a fold and of patients to train on; a case without one counts as one.
+
+    `external`: cases of the second data set, which every model predicts.
+    """
+
+    train: int
+    val: int
+    test: int
+    patients: int
+    external: int = 0
+
+    def with_patients(self, patients: int | Literal["all"]) -> Self:
+        """The same with some of the patients to train on; every patient is taken to have the same number of cases."""
+        if patients == "all" or patients >= self.patients:
+            return self
+        return self._replace(train=-(-self.train * patients // self.patients), patients=patients)
+
+
+def fold_sizes(data: DataSettings) -> list[FoldSize]:
+    """Of every fold, before anything is prepared and without reading a pixel.
 
     Cases that `prepare` leaves out because of their pixels are counted, and `group_similar`, which compares pixels, is
     not considered. Raises UserError as listing the source does.
     """
-    source, given, problems = data.source, data.source.split == "given", Problems()
-    if isinstance(source, Simulated):
-        splits = split_patients(Simulation(**source.model_dump(exclude={"kind", "split"})))
-        if given:
-            return {name: splits.count(name) * source.views for name in SPLITS}
-        patients = [str(patient) for patient in range(source.patients) for _ in range(source.views)]
-        cases = [SourceCase(str(i), patient, None, "", (), _never_read) for i, patient in enumerate(patients)]
-    else:
-        cases = list_cases(source, problems)
+    given, problems = data.source.split == "given", Problems()
+    cases = _listed(data.source, problems)
+    external = len(_listed(all_tested(data.external).source, problems)) if data.external else 0
     if any(case.in_part for case in cases):
         cases, given = placed(cases, data.prepare, problems), True
     if data.prepare.on_problem == "stop":
         problems.stop()
-    elif given:
-        wrong = {case.case_id for case, _ in misplaced(cases)}
-        cases = [case for case in cases if case.case_id not in wrong]
-    split = given_split(cases) if given else filled(made_split(cases, data.prepare))
-    return {name: len(split[name]) for name in SPLITS}
+    if given:
+        wrong = misplaced(cases)
+        if wrong and data.prepare.on_problem == "stop":
+            raise UserError(wrong[0][1])
+        bad = {case.case_id for case, _ in wrong}
+        folds = given_folds([case for case in cases if case.case_id not in bad], data.prepare.folds)
+    else:
+        folds = made_folds(cases, data.prepare)
+    patients = [len({unit(case) for case in fold["train"]}) for fold in folds]
+    return [
+        FoldSize(**{part: len(fold[part]) for part in SPLITS}, patients=count, external=external)
+        for fold, count in zip(filled(folds), patients, strict=True)
+    ]
+
+
+def _listed(source: Source, problems: Problems) -> list[SourceCase]:
+    """As `list_cases`; simulated cases also before they are made."""
+    if not isinstance(source, Simulated):
+        return list_cases(source, problems)
+    parts = split_patients(Simulation(**source.model_dump(exclude={"kind", "split"})))
+    owners = [(str(patient), part) for patient, part in enumerate(parts) for _ in range(source.views)]
+    return [SourceCase(str(i), patient, None, part, (), _never_read) for i, (patient, part) in enumerate(owners)]
 
 
 def _never_read() -> NoReturn:
@@ -196,12 +229,13 @@ def advice(settings: ArmSettings, device: torch.device, process_bytes: int, memo
     return "a smaller " + ("encoder" if settings.arm.has_encoder else f"arms.{settings.name}") + ".resolution"
 
 
-def disk_of(settings: ArmSettings, cases: dict[str, int], trained: int) -> Disk:
+def disk_of(settings: ArmSettings, folds: Sequence[FoldSize], trained: int) -> Disk:
     """What the arm writes at most, with `trained` parameters of float32: those of the best epoch are its model."""
-    prefix, seeds, cache = prefix_of(settings), len(settings.train.seeds), 0
+    prefix, cache = prefix_of(settings), 0
     if prefix is not None and prefix.blocks:
         assert isinstance(settings, EncoderArmSettings)
-        kept = sum(cases_kept(settings.encode, cases["train"], cases["val"]).values())
-        cache = kept * bytes_per_case(settings, prefix.output)
-    files = seeds * KEPT + 1  # the one more is being written
-    return Disk(cache, files * STATES * 4 * trained, seeds * 4 * trained)
+        cases = folds[0].train + folds[0].val + folds[0].test
+        cache = cases_kept(settings.encode, cases) * bytes_per_case(settings, prefix.output)
+    models = len(folds) * settings.trainings
+    files = hardware().processes * KEPT + 1  # the one more is being written
+    return Disk(cache, files * STATES * 4 * trained, models * 4 * trained)

@@ -1,7 +1,7 @@
 """What `nightshift queue` does: start, status, logs, stop and collect."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -28,15 +28,10 @@ def start(arms: Sequence[str], changes: Sequence[str]) -> None:
     """
     settings = params.read(changes)
     names = list(dict.fromkeys(arms)) or [settings.compare.reference]
-    kinds = [settings.arm(name).arm.kind for name in names]
-    if unknown := dvc_adapter.untracked(files_used(settings, kinds)):
-        raise UserError(f"a queued run does not see what git does not know: `git add {' '.join(unknown[:5])}` first")
+    check_known_to_git(settings, names)
     forecast = forecast_of(names, settings)
     run = f"run-{datetime.now():%m%d-%H%M%S}"
-    note = Note(arms=names, changes=[change_of(text) for text in changes])
-    with dvc_adapter.put_aside(METRICS):  # or `dvc exp show` has the workspace's result for it, until it has its own
-        dvc_adapter.queue_experiment(run, [f"evaluate@{name}" for name in names], changes)
-    note.write(queue_runs.note_path(run))
+    put_in(run, [f"evaluate@{name}" for name in names], names, changes)
     dvc_adapter.dvc("queue", "start")
     which = f"the arms {', '.join(names)}" if len(names) > 1 else f"the {names[0]} arm"
     print(f"{run}: {which} of {settings.use.encoder} on {settings.use.data}, as the workspace is now")
@@ -44,9 +39,24 @@ def start(arms: Sequence[str], changes: Sequence[str]) -> None:
     print("the workspace is free; see `nightshift queue status`, and when it is done: nightshift queue collect")
 
 
+def check_known_to_git(settings: Settings, arms: Iterable[str]) -> None:
+    """Check that git knows all files that a run of `arms` reads. Raises UserError with those that it does not."""
+    kinds = [settings.arm(name).arm.kind for name in arms]
+    if unknown := dvc_adapter.untracked(files_used(settings, kinds)):
+        raise UserError(f"a queued run does not see what git does not know: `git add {' '.join(unknown[:5])}` first")
+
+
+def put_in(run: str, targets: Sequence[str], arms: Sequence[str], changes: Sequence[str]) -> None:
+    """Queue `targets`, or the whole pipeline, of the workspace with `changes`, under the name `run`, with its note."""
+    note = Note(arms=list(arms), changes=[change_of(text) for text in changes])
+    with dvc_adapter.put_aside(METRICS):  # or `dvc exp show` has the workspace's result for it, until it has its own
+        dvc_adapter.queue_experiment(run, targets, changes)
+    note.write(queue_runs.note_path(run))
+
+
 def files_used(settings: Settings, kinds: Sequence[str]) -> list[str]:
     """Paths that a run of arms of these `kinds` reads, as git takes them: code, dvc.yaml and the presets in use."""
-    presets = [f"conf/encoder/{settings.use.encoder}.yaml", f"conf/data/{settings.use.data}.yaml"]
+    presets = [f"conf/encoder/{settings.use.encoder}.yaml", *(data.file for data in settings.data.sets)]
     own = sorted({f"nightshift/arms/{kind}.py" for kind in kinds})
     packages = sorted(p.as_posix() for p in Path("nightshift").glob("*") if p.name not in ("arms", "__pycache__"))
     return ["dvc.yaml", "params.yaml", "stages", *packages, "nightshift/arms/__init__.py", *own, *presets]
@@ -66,7 +76,7 @@ def forecast_of(names: Sequence[str], settings: Settings) -> str:
     from nightshift.probe.arm import ProbeArm, verdict_of
 
     seed_everything(0)
-    cases = planning.counts(settings.data)
+    folds = planning.fold_sizes(settings.data)
     where, free = device(), shutil.disk_usage(Path.cwd()).free
     process = planning.process_bytes_of(settings.arm(name) for name in names)
     seconds, need, memory, disk = 0.0, 0, 0, 0
@@ -76,7 +86,7 @@ def forecast_of(names: Sequence[str], settings: Settings) -> str:
         verdict = verdict_of(ProbeArm.model_validate(arm.model_dump(include=set(ProbeArm.model_fields))))
         if not verdict.ok:
             raise UserError(f"the probe refuses the {name} arm: {verdict.cause}. {verdict.cure}")
-        found = forecast.of_arm(arm, cases, where, process, bar(f"measuring {name}", "step"))
+        found = forecast.of_arm(arm, folds, where, process, bar(f"measuring {name}", "step"))
         memory = found.memory
         if not found.took:
             advice = planning.advice(arm, where, process, memory)
@@ -100,7 +110,7 @@ def trained_before(name: str, settings: Settings) -> tuple[float, str]:
     for run in reversed(queue_runs.runs()):
         if run.state not in ("stopped", "killed", "failed"):
             continue
-        share = queue_runs.share_trained(run, name, settings.arm(name).train.seeds)
+        share = queue_runs.share_trained(run, name, settings.prepare.folds * settings.arm(name).trainings)
         if share and _made_the_same(run, name, wanted):
             return share, run.name
     return 0.0, ""

@@ -21,7 +21,7 @@ from nightshift.core.records import Record
 NOTES = Path(".nightshift/queue")
 GRACE = 60.0  # seconds that a trainer has to write its checkpoint when it is asked to stop
 OVER = ("done", "failed", "stopped")
-EPOCH = re.compile(r"^(?P<arm>[\w-]+), seed (?P<seed>\d+): epoch (?P<epoch>\d+)/(?P<epochs>\d+)")
+EPOCH = re.compile(r"^(?P<training>(?P<arm>[\w-]+), [^:]*seed \d+[^:]*): epoch (?P<epoch>\d+)/(?P<epochs>\d+)")
 # What DVC prints around the stages, which says nothing about how they are doing.
 NOISE = re.compile("Updating lock|To track the|To enable auto|Use `dvc push`|git add |dvc config |> ")
 
@@ -126,10 +126,10 @@ def last_line(run: Task) -> str:
     return said[-1] if said else "nothing printed yet"
 
 
-def share_trained(run: Task, arm: str, seeds: list[int]) -> float:
-    """How much of all epochs of an arm the run had trained when it ended, from 0 to 1, by what it printed."""
-    last = [match for line in lines(run) if (match := EPOCH.match(line)) and match["arm"] == arm]
-    if not last or int(last[-1]["seed"]) not in seeds:
+def share_trained(run: Task, arm: str, trainings: int) -> float:
+    """How much of all `trainings` of an arm the run had done when it ended, from 0 to 1, by what it printed."""
+    done = [match for line in lines(run) if (match := EPOCH.match(line)) and match["arm"] == arm]
+    if not done:
         return 0.0
-    seed, epoch, epochs = (int(last[-1][name]) for name in ("seed", "epoch", "epochs"))
-    return (seeds.index(seed) + epoch / epochs) / len(seeds)
+    before = len({match["training"] for match in done}) - 1
+    return min(1.0, (before + int(done[-1]["epoch"]) / int(done[-1]["epochs"])) / trainings)

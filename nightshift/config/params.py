@@ -11,8 +11,8 @@ from typing import Annotated, Any, Self, TypeVar
 from pydantic import BaseModel, Discriminator, Tag, ValidationError, model_validator
 
 from nightshift.config.explain import explain
-from nightshift.config.kinds import AnyArm, WithoutEncoder, ZeroShot
-from nightshift.config.presets import AnyData, DataFile, Encoder, Section, Weights
+from nightshift.config.kinds import AnyArm, TrainedSection, WithoutEncoder, ZeroShot
+from nightshift.config.presets import AnyData, DataFile, Encoder, Section, Simulated, Weights
 from nightshift.config.sections import (
     Compare,
     Encode,
@@ -75,6 +75,20 @@ class BaseArmSettings(Section):
     train: Train
     arm: AnyArm
 
+    @property
+    def rates(self) -> list[float]:
+        """The learning rates to try; one where nothing is trained."""
+        return self.train.rates if isinstance(self.arm, TrainedSection) else self.train.rates[:1]
+
+    @property
+    def trainings(self) -> int:
+        """How many trainings a fold takes: the first seed tries each learning rate."""
+        return len(self.rates) + len(self.train.seeds) - 1
+
+    def single(self, rate: float, seed: int = 0) -> Self:
+        """The settings of one training of the arm: with one learning rate and one seed."""
+        return self.model_copy(update={"train": self.train.model_copy(update={"learning_rate": rate, "seeds": [seed]})})
+
 
 class EncoderArmSettings(BaseArmSettings, EncoderSettings):
     """All that an arm with SAM 3's encoder depends on."""
@@ -123,13 +137,29 @@ AnyArmSettings = Annotated[  # as a field of a model
 ]
 
 
-class DataSettings(Section):
-    """All that the prepared cases depend on: the data preset `name`, and how it is split."""
+class DataSet(Section):
+    """A preset of conf/data, by its name."""
 
     name: str
     source: AnyData
+
+    @property
+    def file(self) -> str:
+        """Of the preset."""
+        return f"conf/data/{self.name}.yaml"
+
+
+class DataSettings(DataSet):
+    """All that the prepared cases depend on: the data set, how it is split, and a second one to test every model on."""
+
     prepare: Prepare
     view: View
+    external: DataSet | None
+
+    @property
+    def sets(self) -> list[DataSet]:
+        """The data set, and the second one where there is one."""
+        return [self, self.external] if self.external else [self]
 
 
 class Params(Section):
@@ -166,14 +196,29 @@ class Params(Section):
 
 
 class Settings(Params, EncoderSettings):
-    """params.yaml and the presets that `use` names: `preset` of the encoder, `source` of the data."""
+    """params.yaml and the presets that `use` names: `preset` of the encoder, `source` of the data, and `external`."""
 
     source: AnyData
+    external: DataSet | None
 
     @property
     def data(self) -> DataSettings:
         """What the prepared cases depend on."""
-        return DataSettings(name=self.use.data, source=self.source, prepare=self.prepare, view=self.view)
+        data = DataSet(name=self.use.data, source=self.source)
+        return DataSettings(**dict(data), prepare=self.prepare, view=self.view, external=self.external)
+
+    @model_validator(mode="after")
+    def check_external(self) -> Self:
+        if self.external is None:
+            return self
+        if self.use.external == self.use.data:
+            raise ValueError(f"use.external: '{self.use.external}' is use.data already; name another data set, or none")
+        if isinstance(self.source, Simulated) and isinstance(self.external.source, Simulated):
+            raise ValueError(
+                f"use.external: '{self.use.external}' is simulated, and so is '{self.use.data}' of use.data, but only "
+                "one set of them is made; name other data, or none"
+            )
+        return self
 
     def arm(self, name: str) -> ArmSettings:
         """The resolved settings of one arm. Raises UserError for a name that `arms` does not have."""
@@ -213,17 +258,20 @@ def read(changes: Sequence[str] = (), *, folder: Path = Path()) -> Settings:
     params = read_as(Params, folder / PARAMS, changes)
     preset = read_preset("encoder", params.use.encoder, Encoder, folder)
     source = read_preset("data", params.use.data, DataFile, folder).source
+    external = None
+    if (name := params.use.external) != "none":
+        external = DataSet(name=name, source=read_preset("external", name, DataFile, folder).source)
     try:
-        return Settings(**dict(params), preset=preset, source=source)
+        return Settings(**dict(params), preset=preset, source=source, external=external)
     except ValidationError as error:
         raise UserError(f"{PARAMS}: {explain(error.errors()[0], Settings)}") from None
 
 
-def read_preset(group: str, name: str, model: type[Model], folder: Path = Path()) -> Model:
-    """Read conf/GROUP/NAME.yaml.
+def read_preset(key: str, name: str, model: type[Model], folder: Path = Path()) -> Model:
+    """Read conf/encoder/NAME.yaml or conf/data/NAME.yaml.
 
     Args:
-        group: `encoder` or `data`.
+        key: of `use`, that names the preset: `encoder`, `data` or `external`.
         name: of the preset.
         model: `Encoder` or `DataFile`.
         folder: as for `read`.
@@ -231,10 +279,11 @@ def read_preset(group: str, name: str, model: type[Model], folder: Path = Path()
     Raises:
         UserError: as `read` does, and for an unknown preset.
     """
+    group = "data" if key == "external" else key
     presets = folder / "conf" / group
     known = sorted(p.stem for p in presets.glob("*.yaml"))
     if name not in known:
-        raise UserError(f"{PARAMS}: use.{group}: no preset '{name}' in conf/{group}/; {nearest(name, known)}")
+        raise UserError(f"{PARAMS}: use.{key}: no preset '{name}' in conf/{group}/; {nearest(name, known)}")
     return read_as(model, presets / f"{name}.yaml")
 
 

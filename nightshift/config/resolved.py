@@ -58,12 +58,12 @@ def write_if_changed(path: Path, value: dict[str, Any]) -> None:
 def contents(settings: Settings) -> dict[str, dict[str, Any]]:
     """By name of the file: `settings` as its stage reads them, and `versions`. Raises UserError as `versions` does."""
     data = settings.data
-    simulated = data.source.model_dump() if isinstance(data.source, Simulated) else None
+    simulated = next((one.source.model_dump() for one in data.sets if isinstance(one.source, Simulated)), None)
     weights = {name: settings.arm(name).weights for name in settings.arms}
     places = {name: place and place.model_dump() for name, place in weights.items()}
     by_name = {
         "synthesize": _content({"name": data.name, "simulated": simulated}, "numpy", "scipy"),
-        "inventory": _content(data.model_dump(include={"name", "source"}) | {"weights": places}),
+        "inventory": _content(data.model_dump(include={"name", "source", "external"}) | {"weights": places}),
         "prepare": _content(data.model_dump(), *DATA),
         "probe": _content(settings.probe.model_dump(), *ENCODER, "peft"),
         "compare": _content(settings.model_dump()),

@@ -10,10 +10,14 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 
 class Use(Section):
-    """Presets by name: conf/encoder/NAME.yaml and conf/data/NAME.yaml."""
+    """Presets by name: conf/encoder/NAME.yaml and conf/data/NAME.yaml.
+
+    `external`: a second data set, which every model is tested on and nothing is trained or chosen on; or `none`.
+    """
 
     encoder: str
     data: str
+    external: str
 
 
 class EncoderUse(Section):
@@ -43,12 +47,15 @@ class Prepare(Section):
     """How a data set is split, and what to do with its problems.
 
     Attributes:
-        val, test: fractions of the patients (of cases where there are no patients) where the split is `made`.
+        folds: 1 is one split; with more, every patient is tested in exactly one of them.
+        val, test: fractions of the patients (of cases where there are no patients) where the split is `made`; with
+            several folds each tests its share.
         seed: of that split.
         on_problem: `stop` ends with a list of all problems, `skip` leaves these cases out and says so in the report.
         group_similar: keep cases without a patient id in one part whose frames look alike (frames of one cine).
     """
 
+    folds: Positive
     val: Fraction
     test: Fraction
     seed: Annotated[int, Field(ge=0)]
@@ -75,17 +82,48 @@ class Head(Section):
     detail: bool
 
 
-class Train(Section):
-    """Training, the same for all arms; an arm's own section may have any of these keys for itself."""
+class Patience(Section):
+    """Train until validation Dice has not risen for `patience` epochs; `at_most` that many, which is also the cosine's
+    length.
+    """
 
-    epochs: Positive
+    patience: Positive
+    at_most: Positive
+
+
+class Train(Section):
+    """Training, the same for all arms; an arm's own section may have any of these keys for itself.
+
+    Attributes:
+        patients: to train on, in each fold; those of a smaller number are among those of a larger one.
+        learning_rate: of several, the first seed of each fold tries all, and its validation Dice chooses.
+    """
+
+    patients: Positive | Literal["all"] = Field(description="a number of patients, or all")
+    epochs: Positive | Patience = Field(description="a number, or {patience: 5, at_most: 50}")
     batch_size: Positive
     micro_batch: Positive | Literal["all"] = Field(description="a number of cases, or all")
-    learning_rate: Rate
+    learning_rate: Rate | Annotated[list[Rate], Field(min_length=1)] = Field(description="a number, or a list of them")
     weight_decay: Annotated[float, Field(ge=0)]
     clip_norm: Rate
     warmup: Fraction
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+
+    @property
+    def most_epochs(self) -> int:
+        """The number of epochs, or the largest one."""
+        return self.epochs.at_most if isinstance(self.epochs, Patience) else self.epochs
+
+    @property
+    def rates(self) -> list[float]:
+        """The learning rates to try."""
+        return self.learning_rate if isinstance(self.learning_rate, list) else [self.learning_rate]
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of one training, which has one."""
+        (rate,) = self.rates
+        return rate
 
 
 class Compare(Section):

@@ -50,6 +50,14 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def link(source: Path | str, target: Path | str) -> None:
+    """Give a file a second name where the disk can do that, else copy it."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 def write_text(path: Path | str, text: str) -> None:
     """Write `text` as UTF-8 with `\\n` line ends on every system, so that two machines write the same bytes."""
     with replacing(path) as temporary:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nightshift.console.errors import UserError
 from nightshift.core.io import read_json, write_json
@@ -32,6 +32,7 @@ class Record(BaseModel):
             raise UserError(f"{path}: not JSON ({error}); `dvc repro` makes it anew") from None
 
 
+SHOWN = 5  # of what a sentence lists
 LEVELS = 3  # of the neck's levels, finest first, those that the head uses
 
 
@@ -57,14 +58,30 @@ class ArmVerdict(Record):
     prefix: Prefix | None = None
 
 
+class Fold(Record):
+    """Ids of the cases that a fold trains on, chooses by, and tests."""
+
+    train: list[str]
+    val: list[str]
+    test: list[str]
+
+
+class Folds(Record):
+    """data/prepared/folds.json. With several folds every case is tested in exactly one of them."""
+
+    folds: list[Fold]
+
+
 class Cost(Record):
     """reports/cost/ARM/STEP.json: what a stage took. `seconds` include those of processes that were killed or stopped.
 
-    `cases_before`: cases encoded by such processes, whose time is not known.
+    `seconds_tuning`: of them, those of learning rates that were tried and not taken. `cases_before`: cases encoded by
+    killed or stopped processes, whose time is not known.
     """
 
     stage: str
     seconds: float
+    seconds_tuning: float | None = None
     peak_memory_bytes: int
     peak_device_memory_bytes: int
     parameters_trained: int | None = None
@@ -94,7 +111,7 @@ class Skipped(Record):
 
 
 class SimilarCase(Record):
-    """One frame of a pair; `file` is empty where its name may be that of a person."""
+    """One frame of a pair; `split`: its part, or `fold N` that tests it; `file` is empty where it may name a person."""
 
     case_id: str
     split: str
@@ -120,3 +137,33 @@ class SimilarFrames(Record):
     cases: int
     pairs_across: int
     most_alike: list[SimilarPair]
+
+
+class BetweenSets(Record):
+    """reports/external.json: what may connect the `first` data set and the `second`, external one, by their names.
+
+    `patients`: ids that are in both. `similar`: pairs of one frame of each. All empty where there is no second set.
+    """
+
+    first: str = ""
+    second: str = ""
+    patients: list[str] = Field(default_factory=list)
+    similar: SimilarFrames | None = None
+
+    def warnings(self) -> list[str]:
+        """A sentence each on patients and on frames that may be in both sets."""
+        sets, count, found = f"{self.first} and {self.second}", len(self.patients), []
+        if count:
+            shown = ", ".join(self.patients[:SHOWN]) + (f" and {count - SHOWN} more" if count > SHOWN else "")
+            found.append(
+                f"{sets} both have patients with the ids {shown}. If they are the same people, take them out of one "
+                "set: nothing may be tested that was trained on. If not, rename them."
+            )
+        if self.similar and (n := self.similar.pairs_across):
+            one = self.similar.most_alike[0]
+            found.append(
+                f"{n} pair{'s' * (n != 1)} of frames of {sets} look{'s' * (n == 1)} alike, {one.first.case_id} and "
+                f"{one.second.case_id} with a correlation of {one.correlation:.2f}. If they are of one patient, the "
+                "second set is no independent test: take them out of one set."
+            )
+        return found

@@ -3,8 +3,16 @@
 from pathlib import Path
 
 PREPARED = Path("data/prepared")
+EXTERNAL = Path("data/external")  # the second data set, prepared; it has no folds
 ENCODED = Path("data/encoded")
 MODELS = Path("models")
 SYNTHETIC = Path("data/raw/synthetic")
 SPLITS = ("train", "val", "test")
 WEIGHTS = "weights.json"  # in data/encoded/ARM: the pretrained weights, as data/weights/ARM.json has them
+# Of a prepared data set. Frames and masks lie apart: `encode` depends on frames alone.
+FRAMES, MASKS, FOLDS, DETAILS = "cases", "masks", "folds.json", "details.csv"
+
+
+def model_folder(arm: str, fold: int, seed: int) -> Path:
+    """models/ARM/fold-F/seed-S."""
+    return MODELS / arm / f"fold-{fold}" / f"seed-{seed}"

@@ -21,6 +21,7 @@ class TrainingCases(torch.utils.data.Dataset[dict[str, Tensor | int]]):
     """
 
     def __init__(self, cases: Cases, kept: Shards | None, settings: ArmSettings) -> None:
+        """`kept`: of all cases of the data set, by their number in it."""
         self.cases, self.kept, self.settings = cases, kept, settings
 
     def __len__(self) -> int:
@@ -30,14 +31,16 @@ class TrainingCases(torch.utils.data.Dataset[dict[str, Tensor | int]]):
         if i >= len(self.cases) * (2 if self.settings.encode.flips else 1):
             raise IndexError(i)  # which is also how Python ends an iteration
         case, resolution = flipped_case(self.cases, i), self.settings.resolution
+        mirrored, place = divmod(i, len(self.cases))
+        number = self.cases.numbers[place] + mirrored * self.cases.total
         item: dict[str, Tensor | int] = {
             "index": i,
             "angles": torch.tensor(angles_of(case, self.settings.view.mode)),
             "target": mask_to_square(case.mask, resolution),
         }
         for name in ("tokens", *(f"level.{number}" for number in range(LEVELS))):
-            if self.kept is not None and f"{name}.{i}" in self.kept.index:
-                item[name] = self.kept[f"{name}.{i}"].float()
+            if self.kept is not None and (array := f"{name}.{number}") in self.kept.index:
+                item[name] = self.kept[array].float()
         if self.kept is None or self.settings.needs_images:
             item["images"] = frame_to_square(case.frame, resolution)
         return item

@@ -4,7 +4,8 @@ DVC hashes a few large files far faster than thousands of small ones; files are 
 reads no other.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,25 +19,29 @@ Array = np.ndarray[tuple[int, ...], np.dtype[Any]]
 LIMIT = 64 * 2**20  # bytes
 
 
-def write_shards(folder: Path, arrays: Iterable[tuple[str, Array]]) -> None:
-    """Write named arrays (any shapes) as `folder`/shard-00000.safetensors ... and index.json, name -> shard."""
+@contextmanager
+def shard_writer(folder: Path) -> Iterator[Callable[[str, Array], None]]:
+    """Yield a function that adds a named array (any shape) to `folder`/shard-00000.safetensors ...
+
+    The end of the block writes index.json, name -> shard.
+    """
     index: dict[str, str] = {}
     shard: dict[str, Array] = {}
-    files = 0
 
     def flush() -> None:
-        nonlocal files, shard
         if shard:
-            name = f"shard-{files:05d}.safetensors"
+            name = f"shard-{len(set(index.values())):05d}.safetensors"
             save_file(shard, folder / name)
             index.update(dict.fromkeys(shard, name))
-            files, shard = files + 1, {}
+            shard.clear()
 
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, array in arrays:
+    def add(name: str, array: Array) -> None:
         if sum(a.nbytes for a in shard.values()) + array.nbytes > LIMIT:
             flush()
         shard[name] = np.ascontiguousarray(array)
+
+    folder.mkdir(parents=True, exist_ok=True)
+    yield add
     flush()
     write_json(folder / "index.json", index)
 

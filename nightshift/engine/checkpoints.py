@@ -14,7 +14,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -59,7 +59,12 @@ def fingerprint(**parts: Any) -> str:
         "versions": {name: version(name) for name in PACKAGES},
         "code": {path.relative_to(package).as_posix(): sha256(path) for path in _loaded_modules(package)},
     }
-    return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()[:16]
+    return digest(**everything)
+
+
+def digest(**parts: Any) -> str:
+    """Sixteen digits for `parts`, anything that is JSON."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _loaded_modules(package: Path) -> list[Path]:
@@ -75,23 +80,17 @@ def folder_of(stage: str, identity: str) -> Path:
 
 
 @contextmanager
-def run_folder(stage: str, identity: str, *, wait: bool = False) -> Iterator[Path]:
+def claimed(stage: str, identity: str) -> Iterator[Path | None]:
     """Lock the folder of this run as long as the block runs, and yield it; the lock ends with its process.
 
-    Another process may be at this very run: a second worker of the queue, or a trainer whose DVC was killed. Where the
-    run is finished already, a line says so: what follows takes its result.
+    Yields None where another process has it: a second worker of the queue, or a trainer whose DVC was killed.
 
     Args:
         stage: such as `train@lora`.
         identity: fingerprint of the run.
-        wait: for the other process, and go on from what it leaves.
-
-    Raises:
-        UserError: another process is at it, and `wait` is false.
     """
     folder = folder_of(stage, identity)
-    lock, printed = FileLock(folder / "lock", timeout=0), False
-    busy = f"another process is at this very run of {stage} ({folder})"
+    lock = FileLock(folder / "lock", timeout=0)
     while not lock.is_locked:
         folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -99,20 +98,49 @@ def run_folder(stage: str, identity: str, *, wait: bool = False) -> Iterator[Pat
         except FileNotFoundError:  # removed in this moment, by `tidy`
             continue
         except Timeout:
-            if not wait:
-                raise UserError(f"{busy}; wait for it, or stop it") from None
-            if not printed:
-                print(f"{busy}; this one waits for it", flush=True)  # at once, also into a log
-            printed = True
-            time.sleep(POLL)
+            yield None
+            return
     try:
-        note = folder / FINISHED
-        if note.is_file():
-            when = time.strftime("%Y-%m-%d %H:%M", time.localtime(note.stat().st_mtime))
-            say(f"{stage}: taken from the run that finished at {when}; to compute it anew, delete {folder}")
         yield folder
     finally:
         lock.release()
+
+
+@contextmanager
+def run_folder(stage: str, identity: str, *, wait: bool = False) -> Iterator[Path]:
+    """As `claimed`, but where another process is at this very run, wait for it and go on from what it leaves.
+
+    Where the run is finished already, a line says so: what follows takes its result.
+
+    Raises:
+        UserError: another process is at it, and `wait` is false.
+    """
+    printed = False
+    while True:
+        with claimed(stage, identity) as folder:
+            if folder is not None:
+                say_finished(stage, folder)
+                yield folder
+                return
+        if not wait:
+            raise UserError(f"{busy(stage, identity)}; wait for it, or stop it")
+        if not printed:
+            print(f"{busy(stage, identity)}; this one waits for it", flush=True)  # at once, also into a log
+        printed = True
+        time.sleep(POLL)
+
+
+def busy(stage: str, identity: str) -> str:
+    """Of a run that another process has."""
+    return f"another process is at this very run of {stage} ({folder_of(stage, identity)})"
+
+
+def say_finished(stage: str, folder: Path) -> None:
+    """Say when a run was finished, if it was."""
+    note = folder / FINISHED
+    if note.is_file():
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(note.stat().st_mtime))
+        say(f"{stage}: taken from the run that finished at {when}; to compute it anew, delete {folder}")
 
 
 def finished(stage: str, identity: str, output: Path) -> None:
@@ -120,13 +148,13 @@ def finished(stage: str, identity: str, output: Path) -> None:
     write_json(folder_of(stage, identity) / FINISHED, {"output": _mark(output)})
 
 
-def tidy(stage: str, output: Path) -> None:
-    """Remove the run of `stage` that made `output`; called by the next stage, which starts when DVC has it."""
+def tidy(stage: str, outputs: Iterable[Path]) -> None:
+    """Remove the runs of `stage` that made `outputs`; called by the next stage, which starts when DVC has them."""
     notes = list((root() / FOLDER / stage).glob(f"*/{FINISHED}"))
-    mark = _mark(output) if notes else ""
+    marks = {_mark(output) for output in outputs} if notes else set()
     for note in notes:
         try:
-            if json.loads(note.read_text(encoding="utf-8"))["output"] == mark:
+            if json.loads(note.read_text(encoding="utf-8"))["output"] in marks:
                 with FileLock(note.parent / "lock", timeout=0):
                     shutil.rmtree(note.parent, ignore_errors=True)
         except (FileNotFoundError, Timeout):  # another worker of the queue removed it, or goes on with it
@@ -157,6 +185,12 @@ def save(folder: Path, step: int, tensors: dict[str, Tensor], values: dict[str, 
     temporary.replace(folder / f"{step:08d}-{sha256(temporary)[:16]}.safetensors")
     for old in _states(folder)[:-KEPT]:
         old.unlink()
+
+
+def forget(folder: Path) -> None:
+    """Delete the checkpoints of a run that has its result: they are several times as large."""
+    for path in _states(folder):
+        path.unlink()
 
 
 def latest(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:

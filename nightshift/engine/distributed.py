@@ -4,6 +4,7 @@ Every process takes its share of each batch and gradients are added up, so N pro
 global batch. All functions work in a single process, too.
 """
 
+import os
 from typing import TypeVar
 
 import torch
@@ -16,6 +17,11 @@ T = TypeVar("T")
 def rank() -> int:
     """Number of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
+
+
+def leads() -> bool:
+    """Whether this process writes what the processes of a run share: the first of them, joined or not."""
+    return int(os.environ.get("RANK", 0)) == 0
 
 
 def size() -> int:

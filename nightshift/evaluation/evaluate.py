@@ -1,6 +1,7 @@
 """Trained models on the test cases: how well masks fit, and what is lost without the right view or the encoder.
 
-Masks are measured at the frame's own size. Threshold and epoch come from the card, that is from validation.
+Masks are measured at the frame's own size. Threshold and epoch come from the card, that is from validation. Each model
+is tested on the test cases of its fold, and on all cases of a second data set where there is one.
 """
 
 import random
@@ -17,8 +18,8 @@ from nightshift.config.params import ArmSettings, EncoderArmSettings
 from nightshift.console.progress import bar
 from nightshift.core.io import replacing, write_csv, write_json
 from nightshift.core.tables import write_table
-from nightshift.data.dataset import SPACING, Case, Cases, free_name
-from nightshift.data.locations import MODELS, PREPARED
+from nightshift.data.dataset import SPACING, Case, Cases, free_name, open_part, read_folds
+from nightshift.data.locations import EXTERNAL, MODELS
 from nightshift.data.samples import angles_of
 from nightshift.engine import checkpoints
 from nightshift.engine.device import device, seed_everything
@@ -30,9 +31,9 @@ from nightshift.model.base import ArmModel
 from nightshift.model.card import Card, read_card
 from nightshift.model.kinds import kind_of
 
-WHO = ("seed", "case_id", "patient_id", "primary_angle", "secondary_angle")
+WHO = ("fold", "seed", "case_id", "patient_id", "primary_angle", "secondary_angle")
 COLUMNS = (*WHO, *MEASURES, *CALIBRATION)
-ABLATIONS = ("seed", "case_id", "patient_id", "ablation", "dice")
+ABLATIONS = ("fold", "seed", "case_id", "patient_id", "ablation", "dice")
 Cells = dict[str, str | float | int]  # of one row, by column
 
 
@@ -42,36 +43,58 @@ def evaluate_model(
     card: Card,
     pictures: Path,
     progress: Callable[[Iterable[int]], Iterable[int]],
+    first: int = 0,
 ) -> tuple[list[Cells], list[Cells]]:
     """A row (COLUMNS) per case at the card's threshold, and one (ABLATIONS) per case and ablation.
 
     After COLUMNS come MILLIMETRES, where every case has a spacing, and the cases' groups.
-    Maps and masks go to pictures/probability-SEED-NNNNN.png and prediction-SEED-NNNNN.png.
+    Maps and masks go to pictures/probability-SEED-NNNNN.png and prediction-SEED-NNNNN.png, numbered from `first`.
     """
     rows: list[Cells] = []
     ablated: list[Cells] = []
-    spaced = all(row.get(SPACING[0]) for row in cases.rows)
+    spaced = _spaced(cases)
     for i in progress(range(len(cases))):
         case = cases[i]
         angles, predictor = angles_of(case, card.settings.view.mode), CachedPredictor(model, case.frame)
         probability = predictor.probability_map(angles)
         mask = threshold_mask(probability, card.threshold)
-        Image.fromarray(probability).save(pictures / f"probability-{card.seed}-{i:05d}.png")
-        _save_mask(mask, pictures / f"prediction-{card.seed}-{i:05d}.png")
-        values = (card.seed, case.case_id, case.patient_id, *(case.angles or ("", "")))
-        who = dict(zip(WHO, values, strict=True))
-        spacing = case.spacing if spaced else None
-        measured = all_measures(mask, case.mask, spacing) | calibration(probability, case.mask)
-        if spacing is not None:
-            measured |= millimetres(mask, case.mask, spacing)
-        groups = {free_name(name, COLUMNS + MILLIMETRES): value for name, value in case.groups.items()}
-        rows.append(who | measured | groups)
+        Image.fromarray(probability).save(pictures / f"probability-{card.seed}-{first + i:05d}.png")
+        _save_mask(mask, pictures / f"prediction-{card.seed}-{first + i:05d}.png")
+        rows.append(row := _row(case, probability, mask, card, spaced))
         for ablation, (view, tokens) in _ablations(cases, i, case, angles, card.settings).items():
             found = threshold_mask(predictor.probability_map(view, tokens), card.threshold)
             ablated.append(
-                {key: who[key] for key in ABLATIONS[:3]} | {"ablation": ablation, "dice": dice(found, case.mask)}
+                {key: row[key] for key in ABLATIONS[:4]} | {"ablation": ablation, "dice": dice(found, case.mask)}
             )
     return rows, ablated
+
+
+def external_rows(
+    model: ArmModel, cases: Cases, card: Card, progress: Callable[[Iterable[int]], Iterable[int]]
+) -> list[Cells]:
+    """The rows of `evaluate_model`, for cases of a second data set: no pictures, no ablations."""
+    rows, spaced = [], _spaced(cases)
+    for i in progress(range(len(cases))):
+        case = cases[i]
+        angles = angles_of(case, card.settings.view.mode)
+        probability = CachedPredictor(model, case.frame).probability_map(angles)
+        rows.append(_row(case, probability, threshold_mask(probability, card.threshold), card, spaced))
+    return rows
+
+
+def _spaced(cases: Cases) -> bool:
+    return all(row.get(SPACING[0]) for row in cases.rows)
+
+
+def _row(case: Case, probability: np.ndarray, mask: np.ndarray, card: Card, spaced: bool) -> Cells:
+    """COLUMNS of one case, its groups, and where every case of its set is `spaced` MILLIMETRES."""
+    values = (card.fold, card.seed, case.case_id, case.patient_id, *(case.angles or ("", "")))
+    spacing = case.spacing if spaced else None
+    measured = all_measures(mask, case.mask, spacing) | calibration(probability, case.mask)
+    if spacing is not None:
+        measured |= millimetres(mask, case.mask, spacing)
+    groups = {free_name(name, COLUMNS + MILLIMETRES): value for name, value in case.groups.items()}
+    return dict(zip(WHO, values, strict=True)) | measured | groups
 
 
 def _ablations(
@@ -103,12 +126,12 @@ def _angles(row: dict[str, str]) -> Angles | None:
     return (float(row["primary_angle"]), float(row["secondary_angle"])) if row["primary_angle"] else None
 
 
-def write_pictures(cases: Cases, pictures: Path) -> None:
+def write_pictures(cases: Cases, pictures: Path, first: int = 0) -> None:
     """Write frame-NNNNN.png and truth-NNNNN.png per case, by number: a case id is never used as a path."""
     for i in range(len(cases)):
         case = cases[i]
-        Image.fromarray(case.frame).save(pictures / f"frame-{i:05d}.png")
-        _save_mask(case.mask, pictures / f"truth-{i:05d}.png")
+        Image.fromarray(case.frame).save(pictures / f"frame-{first + i:05d}.png")
+        _save_mask(case.mask, pictures / f"truth-{first + i:05d}.png")
 
 
 def _save_mask(mask: np.ndarray, path: Path) -> None:
@@ -128,30 +151,44 @@ def means(cases: pd.DataFrame) -> dict[str, float | int]:
 
 
 def evaluate_arm(name: str) -> None:
-    """Every model of the arm on the test cases -> reports/evaluation/NAME.
+    """Every model of the arm on the test cases of its fold, and on the second data set -> reports/evaluation/NAME.
 
     Raises UserError for a model that is missing, damaged or of another encoder.
     """
-    cases, out = Cases(PREPARED / "test"), Path("reports/evaluation") / name
-    checkpoints.tidy(f"train@{name}", MODELS / name)
+    out, folds = Path("reports/evaluation") / name, read_folds().folds
+    folders = {fold: sorted((MODELS / name / f"fold-{fold}").iterdir()) for fold in range(len(folds))}
+    checkpoints.tidy(f"train@{name}", [folder for of_fold in folders.values() for folder in of_fold])
     rows: list[Cells] = []
     ablated: list[Cells] = []
+    second, of_second = Cases(EXTERNAL, details=True), list[Cells]()
     with resources.recorded(name, "evaluate") as record, replacing(out / "pictures") as pictures:
         seed_everything(0)
         pictures.mkdir()
-        write_pictures(cases, pictures)
-        start = time.perf_counter()
-        for folder in sorted((MODELS / name).iterdir()):
-            card = read_card(folder)
-            model = kind_of(card.settings).open_model(folder, card.settings).to(device())
-            progress = bar(f"evaluate {name}, seed {card.seed}", "case")
-            found, more = evaluate_model(model, cases, card, pictures, progress)
-            rows += found
-            ablated += more
+        start, first = time.perf_counter(), 0
+        for fold, of_fold in folders.items():
+            cases = open_part(fold, "test")
+            write_pictures(cases, pictures, first)
+            for folder in of_fold:
+                card = read_card(folder)
+                model = kind_of(card.settings).open_model(folder, card.settings).to(device())
+                progress = bar(f"evaluate {name}, fold {fold}, seed {card.seed}", "case")
+                found, more = evaluate_model(model, cases, card, pictures, progress, first)
+                rows += found
+                ablated += more
+                of_second += external_rows(model, second, card, progress)
+            first += len(cases)
         pooled = reliability(pictures)
-        record |= {"cases": len(cases), "cases_per_second": round(len(rows) / (time.perf_counter() - start), 3)}
-    write_csv(out / "cases.csv", tuple(rows[0]), rows)
+        speed = (len(rows) + len(of_second)) / (time.perf_counter() - start)
+        record |= {"cases": first + len(second), "cases_per_second": round(speed, 3)}
+    write_csv(out / "cases.csv", _columns(rows), rows)
+    write_csv(out / "external.csv", _columns(of_second), of_second)
     write_csv(out / "ablations.csv", ABLATIONS, ablated)
     write_table(out / "reliability.csv", pooled)
     write_json(out / "metrics.json", means(pd.DataFrame(rows)))
-    print(f"{name} arm on {len(cases)} test cases: {out.as_posix()}")
+    also = f" and {len(second)} cases of the second data set" if len(second) else ""
+    print(f"{name} arm on {first} test cases{also}: {out.as_posix()}")
+
+
+def _columns(rows: list[Cells]) -> list[str]:
+    """Of a table of `rows`, also where there are none."""
+    return list(dict.fromkeys([*COLUMNS, *(column for row in rows for column in row)]))

@@ -4,17 +4,17 @@ import re
 from dataclasses import dataclass
 
 from nightshift.config.params import DataSettings
-from nightshift.config.presets import BySplit, Coco, Dicom, Manifest
+from nightshift.config.presets import BySplit, Manifest
 from nightshift.console.errors import UserError
 from nightshift.console.progress import say
 from nightshift.core.records import SimilarFrames
-from nightshift.data.locations import SPLITS
 from nightshift.ingest import leaks, splits
 from nightshift.ingest.angle_sign import sign_warning
-from nightshift.ingest.case_check import CaseCheck, Progress, Rules, check_cases
+from nightshift.ingest.case_check import Progress
+from nightshift.ingest.external import External, check_external
 from nightshift.ingest.mask_sizes import size_warning
-from nightshift.ingest.record import Problem, Problems, SourceCase
-from nightshift.ingest.sources import list_cases
+from nightshift.ingest.record import Problem, SourceCase
+from nightshift.ingest.source_check import check_source, without
 
 
 @dataclass(frozen=True)
@@ -22,102 +22,102 @@ class Checked:
     """What `check` found.
 
     Attributes:
-        name: the preset's file.
-        total: number of cases in the source, with those that have a problem.
+        files: the presets' ones.
+        total: number of cases, with those that have a problem and those of the second set.
         problems: all of them, by place.
-        split: the cases without a problem.
+        cases: those without a problem, in the order of the source.
+        folds: of them.
         readable: the cases whose frame and mask can be read, with and without problems.
         similar: how alike frames in different parts of the split are, where patient ids are missing.
+        external: what was found of the second set.
         warnings: a line each on what is probably wrong, but no problem of single cases.
     """
 
-    name: str
+    files: list[str]
     total: int
     problems: list[Problem]
-    split: splits.Split
+    cases: list[SourceCase]
+    folds: list[splits.Split]
     readable: list[SourceCase]
     similar: SimilarFrames
+    external: External
     warnings: list[str]
+
+    @property
+    def left_out(self) -> int:
+        """How many cases have a problem."""
+        return self.total - len(self.cases) - len(self.external.cases)
 
 
 def check(settings: DataSettings, progress: Progress) -> Checked:
-    """Read every case of a source once and check it.
+    """Read every case of the data set once and check it, and of the second one where there is one.
 
-    Leaks are looked for between the parts of the split that is given, or that is made: of the cases without a problem,
-    or of all cases where the part decides which mask is read.
+    Leaks are looked for between the two, and between the parts of the split that is given, or of the folds that are
+    made: of the cases without a problem, or of all cases where the part decides which mask is read.
 
     Args:
-        settings: the data preset, how it is split, and whether view angles are needed.
+        settings: the data presets, how the first is split, and whether view angles are needed.
         progress: wraps the loop over the cases, as `nightshift.console.progress.bar` does.
 
     Raises:
         UserError: there is no source, or no case in it.
     """
-    lines, name, source = Problems(), f"conf/data/{settings.name}.yaml", settings.source
-    cases = list_cases(source, lines)
-    if not cases and not lines:
-        raise UserError(f"{name}: no case in it")
-    given = source.split == "given"
-    if any(case.in_part for case in cases):
-        cases, given = splits.placed(cases, settings.prepare, lines), True
-    rules = Rules(
-        name_files=not isinstance(source, Dicom),
-        allow_empty=isinstance(source, Coco) and source.unannotated == "empty",
-        patterns=any(not case.patient_id for case in cases),
-    )
-    problems = [_problem_of_line(line) for line in lines]
-    problems += _without_angles(cases, name) if settings.view.mode != "none" else []
-    checks = check_cases(cases, rules, progress)
-    problems += [Problem(case.where, case.case_id, text) for case in cases for text in checks[case.case_id].mistakes]
-    problems += _spelled_differently(cases) + _same_mask(cases, checks)
-    if given:
+    source = check_source(settings, settings, progress)
+    cases, checks, problems = source.cases, source.checks, list(source.problems)
+    if source.given:
         problems += [Problem(case.where, case.case_id, why) for case, why in splits.misplaced(cases)]
-    good = _without(cases, problems)
+    good = without(cases, problems)
     links = leaks.links(cases, checks)
-    split = {part: [case for case in good if case.split == part] for part in SPLITS}
-    compared = {part: [case for case in cases if case.split == part] for part in SPLITS}  # also those with a bad mask
-    if not given:
+    if source.given:
+        compared = splits.given_folds(cases, settings.prepare.folds)  # also those with a bad mask
+    else:
         groups = leaks.groups(links) if settings.prepare.group_similar else {}
-        compared = split = splits.made_split(good, settings.prepare, groups)
+        compared = splits.made_folds(good, settings.prepare, groups)
     try:
         splits.filled(compared)
     except UserError as error:
-        problems.append(Problem(name, "", str(error)))
-    problems += leaks.same_frames(compared, checks, rules.name_files)
-    split = {part: _without(members, problems) for part, members in split.items()}
-    similar = leaks.across(links, split, rules.name_files)
-    columns = source.mask if isinstance(source, Manifest) and isinstance(source.mask, BySplit) else None
-    sizes = size_warning(columns, split, checks) if columns else ""
+        problems.append(Problem(settings.file, "", str(error)))
+    problems += leaks.same_frames(compared, checks, source.rules.name_files)
+    folds = [{part: without(members, problems) for part, members in fold.items()} for fold in compared]
+    in_folds = {case.case_id for case in splits.all_cases(folds)}
+    used = [case for case in cases if case.case_id in in_folds]
+    external = check_external(settings, source, used, progress)
+    similar = leaks.across(links, folds, source.rules.name_files)
+    masks = settings.source.mask if isinstance(settings.source, Manifest) else ""
+    sizes = size_warning(masks, folds[0], checks) if isinstance(masks, BySplit) else ""
+    signs = [sign_warning(some) for some in (cases, external.cases)]
     return Checked(
-        name=name,
-        total=len(cases) + len(lines),
-        problems=sorted(problems, key=_place),
-        split=split,
-        readable=[case for case in cases if checks[case.case_id].frame],
+        files=[one.file for one in settings.sets],
+        total=source.total + external.total,
+        problems=sorted([*problems, *external.problems], key=_place),
+        cases=used,
+        folds=folds,
+        readable=source.readable,
         similar=similar,
-        warnings=[warning for warning in (_similar_warning(similar), sign_warning(cases), sizes) if warning],
+        external=external,
+        warnings=list(filter(None, [_similar_warning(similar), *signs, sizes, *external.between.warnings()])),
     )
 
 
-def usable(checked: Checked, on_problem: str) -> splits.Split:
-    """The split to go on with. Prints a table of the problems, unless the only one is the error.
+def usable(checked: Checked, on_problem: str) -> list[splits.Split]:
+    """The folds to go on with. Prints a table of the problems, unless the only one is the error.
 
     Raises:
         UserError: there are problems and `on_problem` is stop; something is wrong with the source as a whole; too
             little is left without the cases that have a problem.
     """
     problems = checked.problems
-    stop = on_problem == "stop" or any(problem.where == checked.name for problem in problems)
+    stop = on_problem == "stop" or any(problem.where in checked.files for problem in problems)
     if problems and stop and len(problems) == 1:
         raise UserError(f"{problems[0].where}: {problems[0].what}")
     if problems:
         say(_table(problems))
     if problems and stop:
         raise UserError(
-            f"{checked.name}: the {len(problems)} problems listed above; put them right, or leave those cases out "
-            "with prepare.on_problem: skip"
+            f"{' and '.join(checked.files)}: the {len(problems)} problems listed above; put them right, or leave "
+            "those cases out with prepare.on_problem: skip"
         )
-    return splits.filled(checked.split)
+    return splits.filled(checked.folds)
 
 
 def similar_text(similar: SimilarFrames) -> str:
@@ -162,49 +162,3 @@ def _table(problems: list[Problem]) -> str:
 def _place(problem: Problem) -> list[str | int]:
     """A key to sort by that puts line 9 before line 10."""
     return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"([0-9]+)", problem.where))]
-
-
-def _problem_of_line(line: str) -> Problem:
-    """A reader's message, as `set/manifest.csv, line 3: case_id is empty`, as a problem without a case."""
-    where, colon, what = line.partition(": ")
-    return Problem(where, "", what) if colon else Problem("", "", line)
-
-
-def _without(cases: list[SourceCase], problems: list[Problem]) -> list[SourceCase]:
-    bad = {problem.case_id for problem in problems}
-    return [case for case in cases if case.case_id not in bad]
-
-
-def _without_angles(cases: list[SourceCase], name: str) -> list[Problem]:
-    problems = [Problem(case.where, case.case_id, "no view angles") for case in cases if case.angles is None]
-    cure = "; give it angles or set view.mode=none (-S view.mode=none)"
-    if problems and len(problems) == len(cases):
-        return [Problem(name, "", f"no case has view angles{cure}")]
-    return [Problem(problem.where, problem.case_id, problem.what + cure) for problem in problems]
-
-
-def _spelled_differently(cases: list[SourceCase]) -> list[Problem]:
-    """Patients whose ids differ only in blanks and capitals: they would be divided between splits as two patients."""
-    first: dict[str, SourceCase] = {}
-    problems = []
-    for case in cases:
-        other = first.setdefault(" ".join(case.patient_id.split()).casefold(), case)
-        if case.patient_id != other.patient_id:
-            text = f"patient '{case.patient_id}' is '{other.patient_id}' in case '{other.case_id}'"
-            problems.append(Problem(case.where, case.case_id, f"{text}; write one patient in one way"))
-    return problems
-
-
-def _same_mask(cases: list[SourceCase], checks: dict[str, CaseCheck]) -> list[Problem]:
-    """Cases with the mask of a different frame of another patient, which is a copy of the wrong file."""
-    first: dict[bytes, SourceCase] = {}
-    problems = []
-    for case in cases:
-        check = checks[case.case_id]
-        if check.mistakes or not check.mask:
-            continue
-        other = first.setdefault(check.mask, case)
-        if checks[other.case_id].frame != check.frame and splits.unit(other) != splits.unit(case):
-            text = f"the very mask of case '{other.case_id}' ({other.where})"
-            problems.append(Problem(case.where, case.case_id, f"{text}; give each frame its own"))
-    return problems

@@ -9,7 +9,7 @@ from nightshift.data.locations import SPLITS
 from nightshift.ingest import near_duplicates, similar_frames
 from nightshift.ingest.case_check import CaseCheck
 from nightshift.ingest.record import Problem, SourceCase
-from nightshift.ingest.splits import Split, unit
+from nightshift.ingest.splits import Split, all_cases, unit
 
 SHOWN = 5  # pairs that are listed
 
@@ -17,32 +17,57 @@ Checks = Mapping[str, CaseCheck]
 Links = list[tuple[SourceCase, SourceCase, float]]
 
 
-def same_frames(split: Split, checks: Checks, name_files: bool) -> list[Problem]:
-    """A problem for each case whose frame is also that of another patient in a later part of the split.
+def same_frames(folds: list[Split], checks: Checks, name_files: bool) -> list[Problem]:
+    """A problem for each case whose frame is also that of another patient in another part of a fold.
 
-    The case in the earlier part is the one reported: with `prepare.on_problem: skip` the test case stays.
+    Of one fold the case in the earlier part is the one reported: with `prepare.on_problem: skip` the test case stays.
+    Of several folds, in which each case is tested, it is the later one of the data set.
     """
+    if len(folds) > 1:
+        cases = _compared(all_cases(folds), checks)
+        places = {case.case_id: i for i, case in enumerate(cases)}
+        return [
+            _same(case, "of the folds", other, "another fold", checks, name_files)
+            for case, other in _twins(cases, cases, checks)
+            if places[case.case_id] > places[other.case_id]
+        ]
     problems: list[Problem] = []
-    units: dict[str, int] = {}
+    (split,) = folds
+    part_of = {case.case_id: part for part, members in split.items() for case in members}
     for i, part in enumerate(SPLITS[:-1]):
-        cases = [case for case in split[part] if checks[case.case_id].sketch is not None]
-        later = [(case, name) for name in SPLITS[i + 1 :] for case in split[name]]
-        later = [(case, name) for case, name in later if checks[case.case_id].sketch is not None]
-        if not cases or not later:
-            continue
-        groups = (cases, [case for case, _ in later])
-        sketches = [np.stack([checks[case.case_id].sketch for case in group]) for group in groups]  # type: ignore[misc]
-        numbers = [np.array([units.setdefault(unit(case), len(units)) for case in group]) for group in groups]
-        index, correlation = near_duplicates.nearest(sketches[0], sketches[1], numbers[0], numbers[1])
-        for case, which, value in zip(cases, index, correlation, strict=True):
-            if value >= near_duplicates.SAME:
-                other, name = later[which]
-                same = checks[case.case_id].frame == checks[other.case_id].frame
-                file, how = case.files[0] if name_files else "frame", "the very" if same else "nearly the"
-                text = f"{file}: in {part}, and {how} frame of case '{other.case_id}' in {name} ({other.where})"
-                cure = "keep one of them, or both in one split, as one patient"
-                problems.append(Problem(case.where, case.case_id, f"{text}; {cure}"))
+        later = [case for name in SPLITS[i + 1 :] for case in split[name]]
+        problems += [
+            _same(case, part, other, part_of[other.case_id], checks, name_files)
+            for case, other in _twins(_compared(split[part], checks), _compared(later, checks), checks)
+        ]
     return problems
+
+
+def _compared(cases: list[SourceCase], checks: Checks) -> list[SourceCase]:
+    return [case for case in cases if checks[case.case_id].sketch is not None]
+
+
+def _twins(cases: list[SourceCase], others: list[SourceCase], checks: Checks) -> list[tuple[SourceCase, SourceCase]]:
+    """Those of `cases` whose frame is that of another patient's case among `others`, each with the most alike one."""
+    if not cases or not others:
+        return []
+    units = {name: i for i, name in enumerate(dict.fromkeys(unit(case) for case in [*cases, *others]))}
+    sketches, numbers = zip(
+        *(
+            (np.stack([checks[case.case_id].sketch for case in group]), np.array([units[unit(case)] for case in group]))  # type: ignore[misc]
+            for group in (cases, others)
+        ),
+        strict=True,
+    )
+    index, correlation = near_duplicates.nearest(*sketches, *numbers)
+    return [(cases[i], others[j]) for i, j in enumerate(index) if correlation[i] >= near_duplicates.SAME]
+
+
+def _same(case: SourceCase, part: str, other: SourceCase, of: str, checks: Checks, name_files: bool) -> Problem:
+    same = checks[case.case_id].frame == checks[other.case_id].frame
+    file, how = case.files[0] if name_files and case.files else "frame", "the very" if same else "nearly the"
+    text = f"{file}: in {part}, and {how} frame of case '{other.case_id}' in {of} ({other.where})"
+    return Problem(case.where, case.case_id, f"{text}; keep one of them, or both in one split, as one patient")
 
 
 def links(cases: list[SourceCase], checks: Checks) -> Links:
@@ -66,17 +91,24 @@ def groups(pairs: Links) -> dict[str, str]:
     )
 
 
-def across(pairs: Links, split: Split, name_files: bool) -> SimilarFrames:
-    """What is known of similar frames in different parts of the split."""
-    part = {case.case_id: name for name, members in split.items() for case in members}
+def across(pairs: Links, folds: list[Split], name_files: bool) -> SimilarFrames:
+    """What is known of similar frames in different parts of a fold."""
+    parts: dict[str, list[str]] = {}  # by case, in the order of the folds
+    for fold in folds:
+        for part, members in fold.items():
+            for case in members:
+                parts.setdefault(case.case_id, []).append(part)
+    part_of = {case_id: of[0] if len(folds) == 1 else f"fold {of.index('test')}" for case_id, of in parts.items()}
     pairs_across = [
-        SimilarPair(correlation=value, first=_case(first, part, name_files), second=_case(second, part, name_files))
+        SimilarPair(
+            correlation=value, first=_case(first, part_of, name_files), second=_case(second, part_of, name_files)
+        )
         for first, second, value in pairs
-        if first.case_id in part and second.case_id in part and part[first.case_id] != part[second.case_id]
+        if {first.case_id, second.case_id} <= parts.keys() and parts[first.case_id] != parts[second.case_id]
     ]
     return SimilarFrames(
         threshold=similar_frames.SIMILAR,
-        cases=sum(not case.patient_id for members in split.values() for case in members),
+        cases=sum(not case.patient_id for case in all_cases(folds)),
         pairs_across=sum(pair.correlation >= similar_frames.SIMILAR for pair in pairs_across),
         most_alike=pairs_across[:SHOWN],
     )

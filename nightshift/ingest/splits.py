@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -48,61 +49,73 @@ def misplaced(cases: list[SourceCase]) -> list[tuple[SourceCase, str]]:
     return reasons
 
 
-def given_split(cases: list[SourceCase]) -> Split:
-    """The split that the source states. Raises UserError: a misplaced case, an empty split."""
-    for _, why in misplaced(cases):
-        raise UserError(why)
-    return filled({name: [case for case in cases if case.split == name] for name in SPLITS})
-
-
 def placed(cases: list[SourceCase], prepare: Prepare, problems: Problems) -> list[SourceCase]:
     """The cases with the mask that each has in its part of the split that is made of them: patients go to parts first.
 
     Args:
         cases: those of a source whose masks depend on the part (`SourceCase.in_part`).
-        prepare: as for `made_split`.
+        prepare: as for `made_folds`, of one fold.
         problems: gets a line for each case without such a mask, which is left out.
+
+    Raises:
+        UserError: several folds are asked for.
     """
+    if prepare.folds > 1:
+        raise UserError(
+            f"prepare.folds {prepare.folds}: a case has one mask to train and another one to test with, so it cannot "
+            "be in both; set prepare.folds=1, or name one column of masks"
+        )
+    part_of = {case.case_id: part for part, of in made_folds(cases, prepare)[0].items() for case in of}
     found = []
-    for part, members in made_split(cases, prepare).items():
-        for case in members:
-            with problems.collecting():
-                found.append(case.in_part(part) if case.in_part else case)
+    for case in cases:
+        with problems.collecting():
+            found.append(case.in_part(part_of[case.case_id]) if case.in_part else case)
     return found
 
 
-def made_split(cases: list[SourceCase], prepare: Prepare, groups: Mapping[str, str] | None = None) -> Split:
-    """A random split by patient, or by case where there are no patients, with at least one unit in val and test.
+def made_folds(cases: list[SourceCase], prepare: Prepare, groups: Mapping[str, str] | None = None) -> list[Split]:
+    """Random splits by patient, or by case where there are no patients; of several, each case is tested in one.
 
-    Of DRAWS random splits the one in which the quadrants of views are shared out most evenly: simpler than iterative
-    stratification, and more even. It depends on the seed and the cases, not on their order. Numbers of units are
-    rounded half up.
+    Of DRAWS random orders of the units the one in which the quadrants of views are shared out most evenly: simpler than
+    iterative stratification, and more even. A fold tests consecutive units of it and chooses by the next ones. It
+    depends on the seed and the cases, not on their order. Numbers of units are rounded half up.
 
     Args:
         cases: all cases.
-        prepare: fractions of the units in val and test, and the seed.
+        prepare: how many folds, fractions of the units in val and, of a single fold, in test, and the seed.
         groups: name of a group by unit, for units that stay together; the others are on their own.
 
     Returns:
-        A part is empty where val + test leave nothing to train on, or where there are fewer than three units.
+        A part is empty where val + test leave nothing to train on, or where there are too few units.
     """
     groups = groups or {}
     unit_by_case = {case.case_id: groups.get(unit(case), unit(case)) for case in cases}
     units = sorted(set(unit_by_case.values()))
-    test, val = (max(1, math.floor(len(units) * share + 0.5)) for share in (prepare.test, prepare.val))
     number = {name: i for i, name in enumerate(units)}
     views = np.zeros((len(units), len(carm.QUADRANTS)))  # cases of a unit in each quadrant
     for case in cases:
         if case.angles:
             views[number[unit_by_case[case.case_id]], carm.QUADRANTS.index(carm.quadrant(*case.angles))] += 1
-    random = np.random.default_rng(prepare.seed)
+    random, folds = np.random.default_rng(prepare.seed), _ends(len(units), prepare)
     draws = (random.permutation(len(units)) for _ in range(DRAWS if views.any() else 1))
-    order = min(draws, key=lambda draw: _unevenness(views[draw], [test, test + val]))
-    part_of = {units[k]: "test" if i < test else "val" if i < test + val else "train" for i, k in enumerate(order)}
-    split: Split = {name: [] for name in SPLITS}
-    for case in cases:
-        split[part_of[unit_by_case[case.case_id]]].append(case)
-    return split
+    order = min(draws, key=lambda draw: sum(_unevenness(views[np.roll(draw, -first)], ends) for first, ends in folds))
+    return [_fold(cases, unit_by_case, [units[k] for k in np.roll(order, -first)], *ends) for first, ends in folds]
+
+
+def _ends(units: int, prepare: Prepare) -> list[tuple[int, list[int]]]:
+    """By fold: the first of the units that it tests, and after how many from there test and val end."""
+    val = max(1, math.floor(units * prepare.val + 0.5))
+    if prepare.folds == 1:
+        test = max(1, math.floor(units * prepare.test + 0.5))
+        return [(0, [test, test + val])]
+    firsts = [units * fold // prepare.folds for fold in range(prepare.folds + 1)]
+    return [(first, [last - first, last - first + val]) for first, last in pairwise(firsts)]
+
+
+def _fold(cases: list[SourceCase], unit_by_case: Mapping[str, str], order: list[str], test: int, val: int) -> Split:
+    """Of the units in `order`, the first `test` ones are tested, and those up to `val` are chosen by."""
+    part_of = {unit: "test" if i < test else "val" if i < val else "train" for i, unit in enumerate(order)}
+    return {part: [case for case in cases if part_of[unit_by_case[case.case_id]] == part] for part in SPLITS}
 
 
 def _unevenness(views: Array, ends: list[int]) -> float:
@@ -121,9 +134,36 @@ def _unevenness(views: Array, ends: list[int]) -> float:
     return float(sum(distances))
 
 
-def filled(split: Split) -> Split:
-    """The split itself. Raises UserError for an empty one."""
-    for name in SPLITS:
-        if not split[name]:
-            raise UserError(f"no case in {name}; each of {', '.join(SPLITS)} needs at least one patient")
-    return split
+def filled(folds: list[Split]) -> list[Split]:
+    """The folds themselves. Raises UserError for an empty part."""
+    for fold, split in enumerate(folds):
+        for name in SPLITS:
+            if not split[name]:
+                where = f" of fold {fold}" if len(folds) > 1 else ""
+                raise UserError(f"no case in {name}{where}; each of {', '.join(SPLITS)} needs at least one patient")
+    return folds
+
+
+def given_folds(cases: list[SourceCase], folds: int) -> list[Split]:
+    """The one split that the source states; cases that have none are in no part.
+
+    Raises UserError where several `folds` are asked for.
+    """
+    if folds > 1:
+        raise UserError(
+            f"prepare.folds {folds}: the data set comes with a split of its own (split: given); set prepare.folds=1, "
+            "or split: made in its preset"
+        )
+    return [{name: [case for case in cases if case.split == name] for name in SPLITS}]
+
+
+def all_cases(folds: list[Split]) -> list[SourceCase]:
+    """The cases of the folds, each of which has all of them."""
+    return [case for members in folds[0].values() for case in members]
+
+
+def text_of(folds: list[Split]) -> str:
+    """How many cases there are, for people."""
+    if len(folds) > 1:
+        return f"{len(all_cases(folds))} cases, each tested in one of {len(folds)} folds"
+    return ", ".join(f"{len(members)} {part}" for part, members in folds[0].items()) + " cases"

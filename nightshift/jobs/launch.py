@@ -20,11 +20,11 @@ from torch.multiprocessing.spawn import ProcessExitedException, spawn
 from nightshift.config.hardware import hardware
 from nightshift.console import errors
 from nightshift.engine.device import device
-from nightshift.engine.distributed import rank
+from nightshift.engine.distributed import leads
 from nightshift.jobs.gpu_lock import device_numbers, locked
 
 
-def run(stage: str, *arguments: str) -> None:
+def run(stage: str, *arguments: str, joined: bool = True) -> None:
     """Call `work(*arguments)` of a stage's module: here, in new processes of this machine, or as one of a launcher's.
 
     Each process has a device to itself; where none is free, the run waits.
@@ -32,26 +32,27 @@ def run(stage: str, *arguments: str) -> None:
     Args:
         stage: the module, such as `stages.train`.
         arguments: of its `work`, such as the name of an arm. The GPU lock then is that of `train@lora`.
+        joined: several processes are one process group; else each works by itself.
 
     Raises:
         UserError: as `gpu_lock.locked` does.
     """
     label, processes = "@".join([stage.rpartition(".")[2], *arguments]), hardware().processes
     if "RANK" in os.environ:
-        _run_launched(stage, arguments, label)
+        _run_launched(stage, arguments, label, joined)
     elif processes == 1:
         with locked(label):
             _work(stage, arguments)
     else:
         with locked(label, processes) as devices:
-            _spawn(stage, arguments, devices or list(range(processes)))
+            _spawn(stage, arguments, devices or list(range(processes)), joined)
 
 
 def _work(stage: str, arguments: Sequence[str]) -> None:
     import_module(stage).work(*arguments)
 
 
-def _run_launched(stage: str, arguments: Sequence[str], label: str) -> None:
+def _run_launched(stage: str, arguments: Sequence[str], label: str, joined: bool) -> None:
     """Run as one of the processes that a launcher started. The first one of a machine locks the devices of all of them.
 
     The others wait where all processes meet, as long as torch lets them (10 minutes or more). One lock each would not
@@ -63,29 +64,30 @@ def _run_launched(stage: str, arguments: Sequence[str], label: str) -> None:
     with locked(label, count, devices) if local == 0 else nullcontext():
         if devices:
             os.environ["LOCAL_RANK"] = str(devices[local])
-        _join(lambda: _work(stage, arguments))
+        _one_of_several(lambda: _work(stage, arguments), joined)
 
 
-def _join(work: Callable[[], None]) -> None:
-    """Join the other processes of the run, as the environment describes them, and call `work`."""
+def _one_of_several(work: Callable[[], None], joined: bool) -> None:
+    """Call `work`; `joined`: in a group with the other processes of the run, as the environment describes them."""
     from accelerate import PartialState
 
-    state = PartialState(cpu=device().type == "cpu")
+    state = PartialState(cpu=device().type == "cpu") if joined else None
     try:
         work()
     except errors.UserError:
-        if rank():
+        if not leads():
             time.sleep(5)  # all processes met the same mistake: the first one reports it, and ends the others
         raise
-    state.destroy_process_group()
+    if state is not None:
+        state.destroy_process_group()
 
 
-def _spawn(stage: str, arguments: Sequence[str], devices: Sequence[int]) -> None:
+def _spawn(stage: str, arguments: Sequence[str], devices: Sequence[int], joined: bool) -> None:
     """Start a process for each of the devices and wait for all; SIGINT and SIGTERM are passed on to them."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    place = (stage, arguments, devices, port)
+    place = (stage, arguments, devices, port, joined)
     context = spawn(_run_spawned, place, len(devices), join=False)
 
     def pass_on(number: int, _: object) -> None:
@@ -102,7 +104,9 @@ def _spawn(stage: str, arguments: Sequence[str], devices: Sequence[int]) -> None
         sys.exit(1)  # the process has reported why
 
 
-def _run_spawned(number: int, stage: str, arguments: Sequence[str], devices: Sequence[int], port: int) -> None:
+def _run_spawned(
+    number: int, stage: str, arguments: Sequence[str], devices: Sequence[int], port: int, joined: bool
+) -> None:
     """Describe the place of this process in the environment, as torchrun does, and run.
 
     accelerate and `engine.device.device` take LOCAL_RANK for the number of the GPU.
@@ -112,7 +116,7 @@ def _run_spawned(number: int, stage: str, arguments: Sequence[str], devices: Seq
     os.environ.update({key: str(value) for key, value in place.items()} | {"MASTER_ADDR": "127.0.0.1"})
     os.environ["MASTER_PORT"] = str(port)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
-    errors.run(lambda: _join(lambda: _work(stage, arguments)))
+    errors.run(lambda: _one_of_several(lambda: _work(stage, arguments), joined))
 
 
 def _exit_with_parent() -> None:

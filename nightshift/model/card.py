@@ -16,29 +16,48 @@ NAME = "card.json"
 class Card(Record):
     """What training chose by validation (`epoch`, `threshold`, `val_dice`), and what it was trained on.
 
-    `data_hash`: of the prepared training and validation cases; `cases`: how many, by split. `weights`:
+    `learning_rate`: it was trained with; `tried`: validation Dice of each that was tried in its fold, by the rate,
+    where there were several. `data_hash`: of the prepared frames and masks; `cases`: how many of the fold, by part;
+    `patients`: to train on. `weights`:
     data/weights/ARM.json as it was at training: path, and size and sha256; path `none` where nothing is pretrained.
     """
 
+    fold: int
     seed: int
     epoch: int
+    learning_rate: float
+    tried: dict[str, float]
     threshold: Annotated[float, Field(ge=0, le=1)]
     val_dice: float
     data_hash: str
     weights: dict[str, str | int]
     cases: dict[str, int]
+    patients: int
     settings: AnyArmSettings
 
 
 def read_card(folder: Path) -> Card:
-    """The card in models/ARM/seed-N. Raises UserError where there is none, or where it does not say enough."""
+    """The card in models/ARM/fold-F/seed-S. Raises UserError where there is none, or where it does not say enough."""
     file = folder / NAME
     if not file.is_file():
-        models = sorted(path.parent.as_posix() for path in folder.glob(f"*/{NAME}"))
-        hint = f"it has {', '.join(models)}" if models else "expected a trained model, as models/lora/seed-0"
+        models = sorted(path.parent.as_posix() for path in folder.rglob(NAME))
+        hint = f"it has {', '.join(models)}" if models else "expected a trained model, as models/lora/fold-0/seed-0"
         raise UserError(f"{folder}: no {NAME} in it; {hint}")
     card: Card = Card.read(file)
     return card
+
+
+def read_cards(folder: Path) -> dict[Path, Card]:
+    """The card of the model in `folder`, or of all models below it, as in models/ARM, by their folders.
+
+    Raises UserError as `read_card` does, and where the models below are of several arms.
+    """
+    if (folder / NAME).is_file():
+        return {folder: read_card(folder)}
+    cards = {path.parent: read_card(path.parent) for path in sorted(folder.rglob(NAME))}
+    if len({card.settings.name for card in cards.values()}) != 1:
+        read_card(folder)
+    return cards
 
 
 def settings_of(card: Card, folder: Path, weights: Path | None = None) -> ArmSettings:

@@ -11,7 +11,7 @@ import yaml
 from nightshift.config.params import Params, Settings
 from nightshift.console.errors import UserError
 from nightshift.core.io import read_json
-from nightshift.core.records import SimilarFrames, Skipped
+from nightshift.core.records import BetweenSets, SimilarFrames, Skipped
 from nightshift.core.tables import AGAIN, read_table
 from nightshift.reporting.load import STEPS, ArmResults
 from nightshift.reporting.records import ProbeVerdict
@@ -26,7 +26,7 @@ class About:
 
     `alerts`: what is wrong with the data, to be said on top. `notes`: what else could be wrong. `probe_cases`: rows of
     reports/probe/cases.csv. `heatmap`: their picture, as a data URI. `versions`: of packages. `settings`: the text of
-    each file.
+    each file. `sets`: the first data set and the second one.
     """
 
     what: str
@@ -38,6 +38,7 @@ class About:
     heatmap: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     settings: dict[str, str] = field(default_factory=dict)
+    sets: BetweenSets = field(default_factory=BetweenSets)
 
 
 def about_run(chosen: Settings, arms: Mapping[str, ArmResults], notes: Sequence[str] = ()) -> About:
@@ -53,7 +54,7 @@ def about_run(chosen: Settings, arms: Mapping[str, ArmResults], notes: Sequence[
     """
     encoder = f"Encoder {chosen.use.encoder}, d" if any(arm.has_encoder for arm in arms.values()) else "D"
     return About(
-        what=f"{encoder}ata {chosen.use.data}.",
+        what=f"{encoder}ata {', second data set '.join(data.name for data in chosen.data.sets)}.",
         commands=commands(arms),
         alerts=look_alike(SimilarFrames.read(Path("reports/similar.json"))),
         notes=[*notes, *masks_apart(chosen.source), *left_out(Skipped.read(Path("reports/skipped.json")))],
@@ -62,6 +63,7 @@ def about_run(chosen: Settings, arms: Mapping[str, ArmResults], notes: Sequence[
         heatmap=_picture(PROBE / "heatmap.svg"),
         versions=_versions(Path("reports/env.json")),
         settings=_settings(chosen),
+        sets=BetweenSets.read(Path("reports/external.json")),
     )
 
 
@@ -71,7 +73,7 @@ def _settings(chosen: Settings) -> dict[str, str]:
     return {
         "params.yaml": _yaml({name: values[name] for name in Params.model_fields}),
         f"conf/encoder/{chosen.use.encoder}.yaml": _yaml(values["preset"]),
-        f"conf/data/{chosen.use.data}.yaml": _yaml(values["source"]),
+        **{data.file: _yaml(data.source.model_dump(mode="json", exclude_none=True)) for data in chosen.data.sets},
     }
 
 

@@ -51,21 +51,22 @@ STYLE: dict[Any, Any] = {
 
 
 def curves(
-    arms: Mapping[Style, pd.DataFrame], chosen: Mapping[Style, Mapping[int, int]], columns: Sequence[str]
+    arms: Mapping[Style, pd.DataFrame], chosen: Mapping[Style, Mapping[tuple[int, int], int]], columns: Sequence[str]
 ) -> Figure:
-    """A panel per column of CURVES over the epochs; a line per arm and seed, a ring at the epoch that was chosen.
+    """A panel per column of CURVES over the epochs; a line per model of an arm, a ring at the epoch that was chosen.
 
     Args:
         arms: rows as in reports/curves/ARM.csv, by arm.
-        chosen: the epoch by arm and seed.
+        chosen: the epoch by arm, fold and seed.
         columns: of CURVES.
     """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.6 * len(columns), 3.2), layout="constrained")
         for axes, column in zip(figure.subplots(1, len(columns), squeeze=False)[0], columns, strict=True):
             for style, rows in arms.items():
-                for seed, epoch in chosen[style].items():
-                    line = rows[rows["seed"] == seed].set_index("epoch")[column]
+                models = rows.set_index(["fold", "seed", "epoch"])[column]
+                for model, epoch in chosen[style].items():
+                    line = models.loc[model]
                     axes.plot(line.index, line, color=style.colour, linewidth=1.8, marker=style.marker, markevery=[-1])
                     if column == "val_dice":
                         axes.plot(epoch, line[epoch], "o", color=style.colour, markerfacecolor="none", markersize=9)

@@ -14,6 +14,8 @@ from nightshift.model.card import Card
 
 STEPS = ("encode", "train", "evaluate")  # stages of an arm that record what they cost
 ANGLES = ("primary_angle", "secondary_angle")
+RUN = ("fold", "seed")  # which model
+TABLES = ("cases", "external")  # of cases, as evaluation writes them
 WHO = ("case_id", "patient_id", *ANGLES)
 NUMBERS = (*(name for name in MEASURES if name not in CALIBRES), *CALIBRATION)  # that every case has
 CURVES = ("train_loss", "val_dice")
@@ -24,15 +26,17 @@ TRAINED = ("parameters_trained", "seconds_per_epoch", "cases_per_second")  # wha
 class ArmResults:
     """What is known of one arm. Only a run of the pipeline has more than cases and pictures.
 
-    `cases`: a row per test case and seed, as reports/evaluation/ARM/cases.csv, angles in degrees or NaN. `pictures`:
-    folder of frames, truths and predictions. `seed`: whose predictions are shown. `ablations`, `reliability`,
-    `curves`: as their files. `cards`: of the trained models, by seed. `costs`: by step. `probe`: the probe's verdict
-    on this arm.
+    `cases`: a row per test case, fold and seed, as reports/evaluation/ARM/cases.csv, angles in degrees or NaN.
+    `external`: the same of every case of a second data set, fold and seed, as external.csv; empty where there is none.
+    `pictures`: folder of frames, truths and predictions. `seed`: whose predictions are shown. `ablations`,
+    `reliability`, `curves`: as their files. `cards`: of the trained models, by fold and seed. `costs`: by step.
+    `probe`: the probe's verdict on this arm.
     """
 
     cases: pd.DataFrame
     pictures: Path
     seed: int = 0
+    external: pd.DataFrame = field(default_factory=pd.DataFrame)
     ablations: pd.DataFrame = field(default_factory=pd.DataFrame)
     reliability: pd.DataFrame = field(default_factory=pd.DataFrame)
     curves: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -77,21 +81,14 @@ def read_arm(name: str, root: Path = Path()) -> ArmResults:
         UserError: a file is missing, or is not what its stage writes.
     """
     folder, curve = root / "reports/evaluation" / name, root / f"reports/curves/{name}.csv"
-    cards = [Card.read(path) for path in (root / "models" / name).glob("seed-*/card.json")]
+    cards = [Card.read(path) for path in (root / "models" / name).glob("fold-*/seed-*/card.json")]
     if not cards:
-        raise UserError(f"models/{name}: no seed-N/card.json in it yet; `dvc repro` makes it")
-    cards.sort(key=lambda card: card.seed)
-    cases = read_table(
-        folder / "cases.csv",
-        integers=("seed",),
-        numbers=NUMBERS,
-        texts=WHO[:2],
-        empty=(*ANGLES, *CALIBRES),
-        optional=MILLIMETRES,
-    )
+        raise UserError(f"models/{name}: no fold-F/seed-S/card.json in it yet; `dvc repro` makes it")
+    cards.sort(key=lambda card: (card.fold, card.seed))
+    cases, external = (_read_cases(folder / f"{name}.csv", may_be_empty=name == "external") for name in TABLES)
     ablations = read_table(
         folder / "ablations.csv",
-        integers=("seed",),
+        integers=RUN,
         numbers=("dice",),
         texts=("case_id", "patient_id", "ablation"),
         may_be_empty=True,  # no encoder and no view that could be taken away
@@ -99,15 +96,16 @@ def read_arm(name: str, root: Path = Path()) -> ArmResults:
     if not set(ablations["case_id"]) <= set(cases["case_id"]):
         raise UserError(f"{folder.as_posix()}/ablations.csv: not the cases of cases.csv; {AGAIN}")
     drawn = CURVES if any(card.epoch for card in cards) else CURVES[1:]  # without training there is no loss of it
-    curves = read_table(curve, integers=("seed", "epoch"), numbers=drawn)
-    seeds = {card.seed for card in cards}
-    for table, path in ((cases, folder / "cases.csv"), (curves, curve)):
-        if set(table["seed"]) != seeds:
-            raise UserError(f"{path.as_posix()}: not the seeds that models/{name} has; {AGAIN}")
+    curves = read_table(curve, integers=(*RUN, "epoch"), numbers=drawn)
+    models = {(card.fold, card.seed) for card in cards}
+    for table, path in ((cases, folder / "cases.csv"), (external, folder / "external.csv"), (curves, curve)):
+        if len(table) and set(zip(table["fold"], table["seed"], strict=True)) != models:
+            raise UserError(f"{path.as_posix()}: not the folds and seeds that models/{name} has; {AGAIN}")
     return ArmResults(
         cases=cases,
         pictures=folder / "pictures",
         seed=cards[0].seed,
+        external=external,
         ablations=ablations,
         reliability=read_table(
             folder / "reliability.csv", integers=("pixels",), numbers=("low", "high"), empty=("probability", "vessel")
@@ -116,6 +114,19 @@ def read_arm(name: str, root: Path = Path()) -> ArmResults:
         cards=cards,
         costs=_costs(root / "reports/cost" / name),
         probe=ArmVerdict.read(root / f"reports/probe/arms/{name}.json"),
+    )
+
+
+def _read_cases(path: Path, *, may_be_empty: bool) -> pd.DataFrame:
+    """A table of cases as evaluation writes it. Raises UserError as `read_table` does."""
+    return read_table(
+        path,
+        integers=RUN,
+        numbers=NUMBERS,
+        texts=WHO[:2],
+        empty=(*ANGLES, *CALIBRES),
+        optional=MILLIMETRES,
+        may_be_empty=may_be_empty,
     )
 
 
@@ -131,5 +142,5 @@ def _costs(folder: Path) -> dict[str, Cost]:
 
 def group_names(cases: pd.DataFrame) -> list[str]:
     """The columns of a table of cases that come from the user's own data set, to group the report by."""
-    ours = {"fold", "seed", *WHO, *MEASURES, *CALIBRATION, *MILLIMETRES}
+    ours = {*RUN, *WHO, *MEASURES, *CALIBRATION, *MILLIMETRES}
     return [name for name in cases.columns if name not in ours]

@@ -45,7 +45,7 @@ def read_folders(
             (folder / arm).mkdir(parents=True)
         for i, (name, true, predicted, frame) in enumerate(_read(files, len(masks))):
             for arm, mask in zip(masks, predicted, strict=True):
-                rows[arm].append({"seed": 0, **known[name], **all_measures(mask, true)})
+                rows[arm].append({"fold": 0, "seed": 0, **known[name], **all_measures(mask, true)})
                 kept = {"truth": true * 255, "prediction-0": mask * 255} | ({} if frame is None else {"frame": frame})
                 for kind, array in kept.items():
                     Image.fromarray(array).save(folder / arm / f"{kind}-{i:05d}.png")

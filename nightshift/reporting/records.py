@@ -32,13 +32,22 @@ class Against(Record):
     verdict: Verdict
 
 
+class ExternalMetrics(Record):
+    """As the same keys of Metrics, of a second data set."""
+
+    arms: dict[str, ArmDice]
+    against: dict[str, Against]
+    cases: int
+    patients: int
+
+
 class Metrics(Record):
     """reports/comparison/metrics.json.
 
     `verdict`: the arm with the highest Dice if every other arm is told from it at `level`, else `undecided`.
     `recommended`: the cheapest arm that is not worse than the best by more than compare.margin; None without costs.
     `patients_needed`: by a next study, where the verdict is undecided and a number can be told. `against`: every arm
-    but the reference. `seeds`: models of each arm, of that with the fewest.
+    but the reference. `seeds`: models of each arm, of that with the fewest. `external`: of a second data set.
     """
 
     reference: str
@@ -52,6 +61,7 @@ class Metrics(Record):
     patients: int
     folds: int
     seeds: int
+    external: ExternalMetrics | None = None
 
     def write(self, path: Path) -> None:
         """Write as indented JSON, what is None as null: every key is there in every run."""

@@ -20,8 +20,10 @@ from nightshift.reporting import (
     overlays,
     styles,
     text,
+    text_external,
     text_measures,
     text_tables,
+    text_variation,
 )
 from nightshift.reporting.about import About, runs
 from nightshift.reporting.load import ANGLES, CURVES, ArmResults
@@ -74,7 +76,7 @@ def contents(
         "rest": rest,
         "random_weights": text.random_weights(arms),
         "alerts": [*about.alerts, *not_alike(arms)],
-        "limits": [*about.notes, *limits(arms, level)],
+        "limits": [*about.notes, *limits(arms, level), *text_variation.not_with_other_seeds(comparison)],
         "units": units(cases[names[0]]),
         "confidence": f"{100 * (1 - level):g} %",
         "styles": list(shown.values()),
@@ -89,6 +91,12 @@ def contents(
         "best": shown[comparison.best].inside,
         "measures": text_tables.measure_rows(comparison),
         "tested": len(comparison.tested),
+        "external_rows": text_external.external_rows(comparison, arms, about.sets),
+        "external_words": text_external.external_words(comparison, arms, about.sets),
+        "external_measures": text_tables.measure_rows(comparison.external) if comparison.external else [],
+        "external_units": units(next(iter(arms.values())).external) if comparison.external else "",
+        "variation_rows": text_variation.variation_rows(comparison, arms),
+        "variation_words": text_variation.variation_words(comparison, arms),
         "calibration": text_measures.calibration(arms, comparison),
         "measure_plots": {name: figures.svg_uri(one) for name, one in measure_figures(arms, comparison).items()},
         "unbounded": any(one.interval is None for of in comparison.against.values() for one in of.values()),
@@ -127,7 +135,7 @@ def curves(arms: Mapping[str, ArmResults], columns: Sequence[str]) -> Figure:
     """The training of all arms that are trained, a panel per column of CURVES."""
     shown = styles.styles(arms)
     trained = {shown[name]: arm for name, arm in arms.items() if arm.trained}
-    chosen = {style: {card.seed: card.epoch for card in arm.cards} for style, arm in trained.items()}
+    chosen = {style: {(card.fold, card.seed): card.epoch for card in arm.cards} for style, arm in trained.items()}
     return figures.curves({style: arm.curves for style, arm in trained.items()}, chosen, columns)
 
 

@@ -197,7 +197,7 @@ def ablation_effect(whole: pd.DataFrame, ablated: pd.DataFrame, level: float = 0
     """
     if ablated.empty:
         return None
-    keys = ["seed", "case_id"]
+    keys = ["fold", "seed", "case_id"]
     same = whole[pd.MultiIndex.from_frame(whole[keys]).isin(pd.MultiIndex.from_frame(ablated[keys]))]
     if same.empty:
         return None
@@ -256,6 +256,6 @@ def check_same_cases(arms: Mapping[str, pd.DataFrame]) -> None:
             if cases != first:
                 odd = next((c for c in [*cases, *first] if (c in cases) != (c in first)), cases[0])
                 raise UserError(
-                    f"reports/evaluation/{name}/cases.csv: seed {seed} has other test cases than the {of} "
+                    f"reports/evaluation/{name}: seed {seed} has other test cases than the {of} "
                     f"({len(cases)} against {len(first)}; see case '{odd[0]}'); run: dvc repro -f evaluate@{name}"
                 )

@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 
 from nightshift.config.sections import Compare
+from nightshift.console.errors import UserError
 from nightshift.evaluation.measures import CALIBRATION, MEASURES, MILLIMETRES
 from nightshift.reporting.load import ArmResults
-from nightshift.reporting.records import Against, ArmDice, Metrics
+from nightshift.reporting.records import Against, ArmDice, ExternalMetrics, Metrics
 from nightshift.reporting.significance import (
     Difference,
     check_same_cases,
@@ -25,9 +26,9 @@ from nightshift.reporting.significance import (
     size,
     verdict,
 )
+from nightshift.reporting.variation import Variation, variations
 
 UNDECIDED = "undecided"
-FOLDS = 1  # the cases are split once
 Key = TypeVar("Key", bound=Hashable)
 COLUMNS = ["measure", "reference", "arm", "reference_mean", "arm_mean", "delta", "low", "high", "p", "p_holm"]
 
@@ -39,7 +40,8 @@ class Comparison:
     `means`: by arm and measure, over patients. `against`: by arm (but the reference) and measure. Measures are
     MEASURES, CALIBRATION and MILLIMETRES, as far as all arms know them in some case; `known`: in how many cases.
     `best`: the arm with the highest Dice; `from_best`: of every other arm, its Dice minus that of the best, p corrected
-    for all pairs of arms, since which is the best is seen only afterwards.
+    for all pairs of arms, since which is the best is seen only afterwards. `variations`: as the function. `external`:
+    the same numbers of a second data set, where there is one; a case counts with its mean over all models of an arm.
     """
 
     metrics: Metrics
@@ -48,6 +50,8 @@ class Comparison:
     against: dict[str, dict[str, Difference]]
     best: str
     from_best: dict[str, Difference]
+    variations: dict[tuple[str, ...], Variation]
+    external: "Comparison | None" = None
 
     @property
     def not_told(self) -> list[str]:
@@ -112,11 +116,26 @@ def summarise(arms: Mapping[str, ArmResults], chosen: Compare) -> Comparison:
         },
         cases=count,
         patients=patients,
-        folds=FOLDS,
+        folds=cases[reference]["fold"].nunique(),
         seeds=min(rows["seed"].nunique() for rows in cases.values()),
     )
     means = {name: {m: round6(per_unit(rows, m).mean()) for m in known} for name, rows in cases.items()}
-    return Comparison(metrics, known, means, _corrected_measures(against), best, from_best)
+    differences = _corrected_measures(against)
+    found = Comparison(metrics, known, means, differences, best, from_best, variations(arms, level))
+    return _with_external(found, arms, chosen)
+
+
+def _with_external(found: Comparison, arms: Mapping[str, ArmResults], chosen: Compare) -> Comparison:
+    """With the numbers of a second data set. Raises UserError as `summarise` does."""
+    lacking = [name for name, arm in arms.items() if arm.external.empty]
+    if len(lacking) == len(arms):
+        return found
+    if lacking:
+        where = f"reports/evaluation/{lacking[0]}/external.csv"
+        raise UserError(f"{where}: no rows, as other arms have; run: dvc repro -f evaluate@{lacking[0]}")
+    there = summarise({n: replace(arm, cases=arm.external, external=pd.DataFrame()) for n, arm in arms.items()}, chosen)
+    of_it = ExternalMetrics(**{key: getattr(there.metrics, key) for key in ExternalMetrics.model_fields})
+    return replace(found, metrics=found.metrics.model_copy(update={"external": of_it}), external=there)
 
 
 def _known(measure: str, arms: Iterable[pd.DataFrame]) -> int:

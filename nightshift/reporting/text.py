@@ -1,6 +1,6 @@
 """The answer in words, and other sentences of the report: each is written from the data, none is in every report."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
@@ -84,9 +84,12 @@ def _recommended(name: str, best: str, margin: float) -> str:
 def random_weights(arms: Mapping[str, ArmResults]) -> str:
     """A sentence on the arms whose encoder has random weights; empty where none has."""
     of_random = [name for name, arm in arms.items() if any(card.weights["path"] == "random" for card in arm.cards)]
-    if not of_random:
-        return ""
-    which = "This encoder" if len(of_random) == len(arms) else f"The encoder of {in_words(map(inside, of_random))}"
+    return of_random_weights(of_random, len(arms)) if of_random else ""
+
+
+def of_random_weights(names: Sequence[str], arms: int) -> str:
+    """A sentence on the arms, of so many, whose encoder has random weights."""
+    which = "This encoder" if len(names) == arms else f"The encoder of {in_words(map(inside, names))}"
     return f"{which} has random weights."
 
 

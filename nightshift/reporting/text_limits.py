@@ -6,6 +6,7 @@ from typing import Any
 from nightshift.config.kinds import WithoutEncoder
 from nightshift.config.presets import AnyData, BySplit, Manifest
 from nightshift.core.records import SimilarFrames, Skipped
+from nightshift.model.card import Card
 from nightshift.reporting.load import ANGLES, STEPS, ArmResults
 from nightshift.reporting.significance import fewest_units, patients_of, units
 from nightshift.reporting.styles import in_words, inside, label
@@ -47,15 +48,20 @@ def _of_training(arms: Mapping[str, ArmResults]) -> list[str]:
     if len({frozenset(card.seed for card in arm.cards) for arm in trained.values()}) > 1:
         sentences.append("The arms were trained with different seeds.")
     for name, arm in arms.items():
-        last = int(arm.curves["epoch"].max())
-        if late := [card.seed for card in arm.cards if card.epoch == last > 0]:
-            which = ", ".join(map(str, late))
-            sentences.append(f"{label(name)} was best in its last epoch (seed {which}): it may not be trained out.")
+        last = arm.curves.groupby(["fold", "seed"])["epoch"].max()
+        late = [model_name(card, arm) for card in arm.cards if card.epoch == last[card.fold, card.seed] > 0]
+        if late:
+            which = "every model" if len(late) == len(arm.cards) > 1 else in_words(late)
+            sentences.append(f"{label(name)} was best in its last epoch ({which}): it may not be trained out.")
+        if ends := _at_the_end(arm):
+            sentences.append(
+                f"{label(name)} took the {ends} of the learning rates that were tried: a further one may be better."
+            )
         if before := arm.costs["encode"].cases_before:
             sentences.append(
                 f"{label(name)}: {before} cases were encoded before a kill; the time of that is not counted."
             )
-    if trained and all(len(arm.cards) == 1 for arm in trained.values()):
+    if trained and all(len({card.seed for card in arm.cards}) == 1 for arm in trained.values()):
         sentences.append("Each arm was trained with one seed: how far chance in training moves them is not measured.")
     machines = {frozenset(str(arm.costs[step].machine) for step in STEPS) for arm in arms.values()}
     if len(machines) > 1:
@@ -63,6 +69,21 @@ def _of_training(arms: Mapping[str, ArmResults]) -> list[str]:
     if any(cost.revision.endswith("+") for arm in arms.values() for cost in arm.costs.values()):
         sentences.append("There were uncommitted changes when this was made: the revisions below do not say all.")
     return sentences
+
+
+def model_name(card: Card, arm: ArmResults) -> str:
+    """`seed 0`, or `fold 2, seed 0` where there are several folds."""
+    folds = len({one.fold for one in arm.cards})
+    return (f"fold {card.fold}, " if folds > 1 else "") + f"seed {card.seed}"
+
+
+def _at_the_end(arm: ArmResults) -> str:
+    """`largest`, `smallest`, both or nothing: the ends of the list of learning rates that were taken in some fold."""
+    taken = {card.learning_rate for card in arm.cards if card.tried}
+    tried = [float(rate) for card in arm.cards for rate in card.tried]
+    ends = (("smallest", min(tried, default=None)), ("largest", max(tried, default=None)))
+    names = [name for name, rate in ends if rate in taken]
+    return in_words(names) if names else ""
 
 
 def not_alike(arms: Mapping[str, ArmResults]) -> list[str]:

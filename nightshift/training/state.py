@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from nightshift.config.sections import Train
+from nightshift.config.sections import Patience, Train
 from nightshift.console.errors import UserError
 from nightshift.console.progress import say
 from nightshift.data.samples import TrainingCases
@@ -111,9 +111,17 @@ class TrainingState:
         torch.set_rng_state(tensors[f"random.{distributed.rank()}.0"])
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(tensors[f"random.{distributed.rank()}.1"], self.device)
-        if distributed.rank() == 0 and self.progress.epoch <= self.settings.epochs:
+        if distributed.rank() == 0 and not self.finished:
             say(f"seed {self.seed}: going on in epoch {self.progress.epoch}, after {self.progress.batch} batches")
         return True
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done, or the best one is as long ago as `patience` of `epochs` says."""
+        done, epochs = self.progress.epoch - 1, self.settings.epochs
+        if isinstance(epochs, Patience) and self.progress.best is not None:
+            return done >= min(epochs.at_most, self.progress.best["epoch"] + epochs.patience)
+        return done >= self.settings.most_epochs
 
     def step(
         self, indices: list[int], step: int, steps: int, cases: TrainingCases, asked: Callable[[], list[bool]]
@@ -132,7 +140,7 @@ class TrainingState:
             UserError: naming the cases of the batch, when the loss is not finite.
         """
         for group in self.optimiser.param_groups:
-            rate = self.settings.learning_rate * group["factor"]
+            rate = self.settings.rate * group["factor"]
             group["lr"] = rate * learning_rate_factor(step, steps, self.settings.warmup)
         self.optimiser.zero_grad()
         loss, share = 0.0, indices[distributed.rank() :: distributed.size()]

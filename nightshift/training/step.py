@@ -34,7 +34,7 @@ def optimiser_of(model: ArmModel, settings: Train) -> torch.optim.AdamW:
     for name, p in model.named_parameters():
         if p.requires_grad:
             groups.setdefault(model.learning_rate_factor(name), []).append(p)
-    rate = settings.learning_rate
+    rate = settings.rate
     return torch.optim.AdamW(
         [{"params": group, "lr": rate * factor, "factor": factor} for factor, group in groups.items()],
         weight_decay=settings.weight_decay,

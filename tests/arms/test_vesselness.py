@@ -169,7 +169,6 @@ def test_out_of_memory_while_choosing_is_one_line(settings, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(trainer, "choose", fail)
-    places = trainer.Places({}, Path(), Path())
     for size, cure in ((8, r"-S \+\+train\.micro_batch=4;"), (1, r"lower arms\.vesselness\.resolution;")):
         with pytest.raises(UserError, match=rf"out of memory with {size} case\(s\) at a time; less: {cure}"):
-            trainer._train_seed(settings({"train.batch_size": size}), {"train": None, "val": None}, 0, places, [])
+            trainer.train_model(settings({"train.batch_size": size}), {"val": None}, Path(), "v", print)

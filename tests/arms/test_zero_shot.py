@@ -25,7 +25,7 @@ from nightshift.evaluation.evaluate import evaluate_arm
 from nightshift.evaluation.predictor import CachedPredictor, threshold_mask
 from nightshift.model.card import read_card, settings_of
 from nightshift.probe.arm import ProbeArm, verdict_of
-from nightshift.training import trainer
+from nightshift.training.arm import train_arm
 from nightshift.training.validation import THRESHOLDS
 from stages import inventory
 
@@ -101,8 +101,8 @@ def test_from_the_choice_on_validation_to_the_masks_of_the_test_cases(arm, prepa
     record = inventory._record(settings.weights.model_dump())
     write_json(pretrained.record_of("zero"), record)
     feature_cache.encode_nothing("zero")
-    trainer.train_arm(settings)
-    folder = Path("models/zero/seed-0")
+    train_arm(settings)
+    folder = Path("models/zero/fold-0/seed-0")
     card = read_card(folder)
     assert card.threshold in THRESHOLDS and card.weights == record
     assert [path.name for path in folder.iterdir()] == ["card.json"]
@@ -115,7 +115,7 @@ def test_from_the_choice_on_validation_to_the_masks_of_the_test_cases(arm, prepa
 
 
 def test_only_the_very_weights_will_do(arm, tmp_path):
-    settings, folder = arm(), Path("models/zero/seed-0")
+    settings, folder = arm(), Path("models/zero/fold-0/seed-0")
     record = inventory._record(settings.weights.model_dump())
     card = card_of(settings).model_copy(update={"weights": record})
     shutil.move("sam", "elsewhere")

@@ -11,6 +11,7 @@ from scipy.ndimage import gaussian_filter, shift
 
 from nightshift.commands import contact_sheet
 from nightshift.core.records import SimilarFrames
+from nightshift.data.dataset import read_folds
 from nightshift.ingest.record import SourceCase
 from stages import prepare
 
@@ -58,8 +59,8 @@ def cines(checkout, change):
 
 def parts() -> dict[str, str]:
     """Part of the split by case id, as prepared."""
-    tables = {name: Path(f"data/prepared/{name}/cases.csv").read_text() for name in ("train", "val", "test")}
-    return {line.split(",")[0]: name for name, table in tables.items() for line in table.splitlines()[1:]}
+    (fold,) = read_folds().folds
+    return {case_id: part for part, members in fold.model_dump().items() for case_id in members}
 
 
 def test_similar_frames_in_different_parts_are_said_and_shown(cines, capsys):

@@ -33,12 +33,12 @@ def test_one_result_in_several_places_is_one_row(repository):
 
 def test_comparable_rows_are_ranked_by_difference_and_the_others_say_why(repository):
     for rev, name, delta, changed in (
-        ("b", "better", 0.2, {}),
+        ("b", "better", 0.2, {"inventory": "2"}),  # with a second data set, the first is the same
         ("c", "worse", -0.1, {}),
-        ("d", "data", 0.9, {"inventory": "2", "test": "2", "train": "2"}),
-        ("e", "split", 0.9, {"val": "2"}),
+        ("d", "data", 0.9, {"inventory": "2", "cases": "2", "folds": "2"}),
+        ("e", "split", 0.9, {"folds": "2"}),
         ("f", "code", 0.9, {"evaluation": "2.dir"}),
-        ("1", "both", 0.9, {"test": "2", "reporting": "2.dir"}),
+        ("1", "both", 0.9, {"folds": "2", "reporting": "2.dir"}),
     ):
         repository.add(rev * 40, name, delta=delta, under="a" * 40, **changed)
     repository.add("2" * 40, "reference", delta=0.9, under="a" * 40, reference="lora", arms={"frozen": 0.3})

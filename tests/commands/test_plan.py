@@ -14,11 +14,11 @@ from nightshift.config import params
 from nightshift.config.kinds import METHOD_KEYS
 from nightshift.console.errors import UserError
 from nightshift.core.records import Prefix
-from nightshift.data.locations import SPLITS
+from nightshift.engine import checkpoints
 from nightshift.engine.device import seed_everything
 from nightshift.feature_cache import EncodeSettings, encode_arm
+from nightshift.training.arm import train_arm
 from nightshift.training.step import add_gradients, optimiser_of
-from nightshift.training.trainer import train_arm
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -52,8 +52,11 @@ def test_a_filter_is_planned_by_the_maps_that_it_makes(small):
     assert [keys for keys, _ in planning.options(settings)] == [{}]  # it has no keys of train
     took = forecast.measure(settings, CPU, iter)
     assert took.step == took.prefix == 0 and took.passes == 4
-    asked = {"train": 5, "val": 6, "test": 7}
+    asked = [planning.FoldSize(train=5, val=6, test=7, patients=5)]
     assert forecast.total_seconds(settings, asked, took) == pytest.approx((4 * 6 + 7) * took.case)
+    assert forecast.total_seconds(settings, asked * 3, took) == pytest.approx(3 * (4 * 6 + 7) * took.case)
+    also = [asked[0]._replace(external=9)] * 3
+    assert forecast.total_seconds(settings, also, took) == pytest.approx(3 * (4 * 6 + 7 + 9) * took.case)
     assert planning.disk_of(settings, asked, 0) == (0, 0, 0)
 
 
@@ -103,38 +106,47 @@ def test_the_advised_keys_are_settings_of_their_arm(small):
             assert planning.tensor_bytes(read, CPU) == planning.tensor_bytes(changed, CPU)
 
 
-def test_the_disk_is_what_a_training_leaves(small, prepared):
+def size_of(paths) -> int:
+    return sum(path.stat().st_size for path in paths)
+
+
+def test_the_disk_is_what_a_training_leaves(small, prepared, monkeypatch):
     """The tokens, all checkpoints that are there at a time, and the models, to the headers of the files."""
     small({"arms.full": {"kind": "full", "blocks": {"last": 2}}, "train.seeds": [0, 1]})
     settings = params.read().arm("full")
     trained = count_parameters(planning.new_model(settings, "meta"))
-    planned = planning.disk_of(settings, {"train": 5, "val": 2, "test": 2}, trained)
+    planned = planning.disk_of(settings, [planning.FoldSize(train=5, val=2, test=2, patients=5)], trained)
+    states: list[int] = []
+    monkeypatch.setattr(checkpoints, "forget", lambda folder: states.append(size_of(folder.glob("*-*.safetensors"))))
     encode_arm(
         "full", EncodeSettings(**settings.model_dump(include=set(EncodeSettings.model_fields))), Prefix(blocks=1)
     )
     train_arm(settings)
-    written = {
-        folder: sum(path.stat().st_size for path in Path(folder).rglob("*.safetensors"))
-        for folder in ("data/encoded", ".nightshift/checkpoints/train@full", "models")
-    }
+    written = [size_of(Path(folder).rglob("*.safetensors")) for folder in ("data/encoded", "models")]
+    written.insert(1, max(states))
     one = 4 * 4 * trained  # the checkpoint that is being written
     expected = (planned.cache, planned.checkpoints - one, planned.models)
-    assert tuple(written.values()) == pytest.approx(expected, rel=0.1)
-    assert all(real > plan for real, plan in zip(written.values(), expected, strict=True))  # the headers
+    assert tuple(written) == pytest.approx(expected, rel=0.1)
+    assert all(real > plan for real, plan in zip(written, expected, strict=True))  # the headers
 
 
-def test_counts_are_those_of_prepare(small, prepared, pictures, change):
-    def counts(**use):
+def test_fold_sizes_are_those_of_prepare(small, prepared, pictures, change):
+    def sizes(**use):
         small({f"use.{key}": value for key, value in use.items()})
-        return planning.counts(params.read().data)
+        found = planning.fold_sizes(params.read().data)
+        assert {one.external for one in found} == {2 if use.get("external") == "angiograms" else 0}
+        return [one[:4] for one in found]
 
-    assert counts() == {"train": 270, "val": 66, "test": 114}
+    assert sizes() == [(270, 66, 114, 90)]
     change({"split": "made"}, "conf/data/synthetic.yaml")
-    assert counts() == {"train": 267, "val": 69, "test": 114}
+    assert sizes() == [(267, 69, 114, 89)]
+    change({"prepare.folds": 4})
+    assert sizes() == [(270, 69, 111, 90), (267, 69, 114, 89)] * 2
+    change({"prepare.folds": 1})
     change({"images": "images", "masks": "masks"}, "conf/data/angiograms.yaml")
     with pytest.raises(UserError, match="no case in train"):
-        counts(data="angiograms")
-    assert set(counts(data="synthetic")) == set(SPLITS)
+        sizes(data="angiograms")
+    assert sizes(data="synthetic", external="angiograms") == [(267, 69, 114, 89)]
 
 
 def test_the_plan_names_every_arm_of_params_and_says_that_it_fits(small, capsys):

@@ -94,6 +94,8 @@ def test_settings_are_named_as_they_are_set(checkout, committed, change):
 def test_another_preset_is_one_setting_and_not_each_of_its_keys(checkout, committed, change):
     change({"use.encoder": "mini"})
     assert set(differences(committed, "frozen")) == {"use.encoder"}
+    change({"use.external": "angiograms"})
+    assert set(differences(committed, "frozen")) == {"use.encoder", "use.external"}
 
 
 def test_another_size_of_the_encoder_is_named_once(checkout, committed, change):

@@ -1,6 +1,7 @@
 """Settings: what is shipped is valid; every mistake ends in one line with the key and the nearest valid one."""
 
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -80,6 +81,20 @@ def test_every_key_is_needed(checkout, change, key):
 
 
 @pytest.mark.parametrize(
+    ("external", "told"),
+    [
+        ("angiogram", "no preset 'angiogram' in conf/data/; did you mean 'angiograms'?"),
+        ("synthetic", "'synthetic' is use.data already; name another data set, or none"),
+        ("other", "'other' is simulated, and so is 'synthetic' of use.data, but only one set of them is made; name "),
+    ],
+)
+def test_a_second_data_set_is_another_one(checkout, change, external, told):
+    shutil.copy(checkout / "conf/data/synthetic.yaml", checkout / "conf/data/other.yaml")
+    change({"use.external": external})
+    assert message(params.read).startswith(f"params.yaml: use.external: {told}")
+
+
+@pytest.mark.parametrize(
     ("key", "hint"),
     [
         ("train.epoch", "did you mean 'epochs'?"),
@@ -96,7 +111,7 @@ def test_unknown_key_names_the_nearest(change, key, hint):
     change({key: 1})
     told = message(params.read)
     if key == "arms.frozen.rank":  # nothing is near to it: what there is
-        hint = "valid: batch_size, clip_norm, epochs, kind, learning_rate, level, micro_batch, seeds, warmup, "
+        hint = "valid: batch_size, clip_norm, epochs, kind, learning_rate, level, micro_batch, patients, seeds, "
         assert told.startswith(f"params.yaml: unknown key '{key}'; {hint}")
     else:
         assert told == f"params.yaml: unknown key '{key}'; {hint}"
@@ -132,6 +147,8 @@ def test_wrong_value_names_the_key_and_what_is_valid(change, key, value):
     valid = {
         "encoder.resolution": "expected a number of pixels, or native",
         "arms.lora.blocks": "expected all, {last: 8} or a list",
+        "train.epochs": "expected a number, or {patience: 5",
+        "train.learning_rate": "expected a number, or a list of them",
         "arms.lora.micro_batch": "expected a number of cases, or all",
     }
     given = value[0] if key == "arms.lora.targets" else value

@@ -108,6 +108,14 @@ def test_a_preset_changes_what_is_made_of_it(change):
     assert changed_files(change, {"seed": 3}, "conf/encoder/mini.yaml") == set()
 
 
+def test_a_second_data_set_is_read_by_what_lists_and_prepares_it(change):
+    assert changed_files(change, {"use.external": "angiograms"}) == {"inventory", "prepare"}
+    expected = {"synthesize", "inventory", "prepare"}
+    assert changed_files(change, {"use.data": "angiograms", "use.external": "synthetic"}) == expected
+    assert contents()["synthesize"]["settings"]["simulated"]["patients"] == 150
+    assert changed_files(change, {"patients": 40}, "conf/data/synthetic.yaml") == expected
+
+
 def test_defaults_are_in_the_file(change):
     """Another default in the code reruns what reads it, as another value in params.yaml does."""
     write_text("conf/data/mine.yaml", MINE)
@@ -213,7 +221,7 @@ def test_env_needs_neither_torch_nor_pandas(checkout):
     [
         ({"use.data": "syntetic"}, "use.data: no preset 'syntetic' in conf/data/; did you mean 'synthetic'?"),
         ({"encoder.resolution": 100}, "encoder.resolution 100 is not a multiple of the patch, 14 pixels; nearest: 98"),
-        ({"train.epochs": "many"}, "train.epochs: expected a whole number, got 'many'"),
+        ({"train.epochs": "many"}, "train.epochs: expected a number, or {patience: 5, at_most: 50}"),
         ({"train.epoch": 3}, "unknown key 'train.epoch'; did you mean 'epochs'?"),
         ({"arms.lora.kind": "lroa"}, "arms.lora.kind: no kind 'lroa'; did you mean 'lora'?"),
         ({"compare.reference": "forzen"}, "compare.reference: no arm 'forzen'; did you mean 'frozen'?"),

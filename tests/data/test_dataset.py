@@ -20,11 +20,14 @@ def test_prepared_cases_keep_native_sizes_values_and_angles(tmp_path):
 def test_shards_over_the_limit(tmp_path, monkeypatch):
     monkeypatch.setattr(shards, "LIMIT", 100)
     arrays = {f"a{n}": np.full((n, 2), n, np.float32) for n in (5, 6, 7, 20, 1)} | {"b": np.ones((3, 5), np.uint8).T}
-    shards.write_shards(tmp_path / "s", arrays.items())
+    with shards.shard_writer(tmp_path / "s") as add:
+        for name, array in arrays.items():
+            add(name, array)
     found = shards.Shards(tmp_path / "s")
     for name, array in arrays.items():
         np.testing.assert_array_equal(found[name], array)
     index = {name: int(file[6:11]) for name, file in found.index.items()}
     assert index == {"a5": 0, "a6": 0, "a7": 1, "a20": 2, "a1": 3, "b": 3}  # 88 bytes, then 56, 160, and 23
-    shards.write_shards(tmp_path / "none", [])
+    with shards.shard_writer(tmp_path / "none"):
+        pass
     assert shards.Shards(tmp_path / "none").index == {}

@@ -61,7 +61,7 @@ def test_a_second_worker_waits_and_goes_on_from_what_the_first_leaves(checkout):
             assert second.stdout.readline().endswith("abc); this one waits for it\n")
             io.write_text(folder / "state", "1")
             checkpoints.finished("train@lora", "abc", Path("models/lora"))
-            checkpoints.tidy("train@lora", Path("models/lora"))
+            checkpoints.tidy("train@lora", [Path("models/lora")])
             assert (folder / "state").exists()
             if removed:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -144,8 +144,8 @@ def test_a_run_is_kept_until_the_next_stage_starts(checkout):
             pass
     checkpoints.finished("train@lora", "a", made)
     io.write_text(made / "x", "2")
-    checkpoints.tidy("train@lora", made)
+    checkpoints.tidy("train@lora", [made])
     assert (checkpoints.FOLDER / "train@lora/a").exists()
     io.write_text(made / "x", "1")
-    checkpoints.tidy("train@lora", made)
+    checkpoints.tidy("train@lora", [made])
     assert not (checkpoints.FOLDER / "train@lora/a").exists() and (checkpoints.FOLDER / "train@lora/b").exists()

@@ -11,25 +11,32 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from helpers.engine import environment, stage
+from helpers.engine import environment, folded, stage
 from safetensors.torch import load_file
 
 from nightshift.core.hashing import hash_folder
 from nightshift.core.io import read_json, remove
+from nightshift.data.shards import Shards
 from nightshift.engine import checkpoints
 
 HARDWARE = "device: cpu\nthreads: 1\nprocesses: {}\n"
 
 
 def trained(processes: int, arm: str = "lora") -> dict[str, torch.Tensor]:
-    """The parameters at the end of the last epoch, whichever was the best one."""
+    """The parameters that were trained, of the best epoch."""
     Path("hardware.yaml").write_text(HARDWARE.format(processes))
     remove(checkpoints.FOLDER)
     for name in (f"encode@{arm}", f"train@{arm}"):
         done = stage(name)
         assert done.returncode == 0, done.stderr
-    last = sorted(checkpoints.FOLDER.glob(f"train@{arm}/*/seed-0/*.safetensors"))[-1]
-    return {name: value for name, value in load_file(last).items() if name.startswith("parameter.")}
+    files = Path(f"models/{arm}/fold-0/seed-0").glob("*.safetensors")
+    return {name: value for file in files for name, value in load_file(file).items()}
+
+
+def kept() -> dict[str, bytes]:
+    """The arrays of the prefix by name, whatever their files."""
+    shards = Shards(Path("data/encoded/lora"))
+    return {name: shards[name].tobytes() for name in shards.index}
 
 
 def test_two_processes_train_as_one_does(project, change):
@@ -37,13 +44,32 @@ def test_two_processes_train_as_one_does(project, change):
     # bias before them has no gradient but rounding, which Adam makes as large as any.
     change({"train.epochs": 7, "arms.lora.dropout": 0.0, "arms.lora.init": "eva", "head.width": 32})
     one = trained(1)
-    tokens = hash_folder(Path("data/encoded/lora"))
+    card = read_json("models/lora/fold-0/seed-0/card.json")
+    tokens = kept()
     two = trained(2)
-    assert hash_folder(Path("data/encoded/lora")) == tokens
+    assert kept() == tokens and len(tokens) == 9
     difference = sum((one[name] - two[name]).norm() ** 2 for name in one) ** 0.5
     assert difference / sum(value.norm() ** 2 for value in one.values()) ** 0.5 <= 1e-5
+    assert read_json("models/lora/fold-0/seed-0/card.json")["epoch"] == card["epoch"]
     assert read_json("reports/cost/lora/train.json")["processes"] == 2
-    assert len(list(Path("models/lora/seed-0").iterdir())) == 4
+    assert len(list(Path("models/lora/fold-0/seed-0").iterdir())) == 4
+
+
+def test_two_processes_take_a_fold_each_and_end_as_one_process_does(project, change):
+    folded(change, 4, "frozen")
+    Path("hardware.yaml").write_text(HARDWARE.format(1))
+    assert stage("train@frozen").returncode == 0
+    alone = hash_folder(Path("models/frozen"))
+    Path("hardware.yaml").write_text(HARDWARE.format(2))
+    remove(checkpoints.FOLDER / "train@frozen")
+    done = subprocess.run(
+        [sys.executable, "-m", "stages.train", "frozen"],
+        env=environment(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if ": epoch 2/2" in line]
+    assert sorted(line.split(",")[1] for line in lines) == [f" fold {fold}" for fold in range(4)]
+    assert hash_folder(Path("models/frozen")) == alone
 
 
 @pytest.mark.slow
@@ -57,7 +83,7 @@ def test_two_killed_processes_go_on_to_the_same_bytes(project, change):
     remove(Path("models/lora"))
     command = [sys.executable, "-m", "stages.train", "lora"]
     parent = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL)
-    while not list(checkpoints.FOLDER.glob("train@lora/*/seed-0/*.safetensors")):
+    while not list(checkpoints.FOLDER.glob("train@lora/*/*.safetensors")):
         time.sleep(0.05)
     processes = psutil.Process(parent.pid).children(recursive=True)
     assert len(processes) >= 2
@@ -79,12 +105,12 @@ def test_ctrl_c_reaches_all_processes_twice_and_writes_a_checkpoint(project, cha
     command = [sys.executable, "-m", "stages.train", "frozen"]
     run = subprocess.Popen(command, env=environment(), start_new_session=True, text=True,
                            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)  # fmt: skip
-    while not list(checkpoints.FOLDER.glob("train@frozen/*/seed-0/*.safetensors")):
+    while not list(checkpoints.FOLDER.glob("train@frozen/*/*.safetensors")):
         time.sleep(0.05)
     os.killpg(run.pid, signal.SIGINT)
     assert "error: stopped in epoch" in run.communicate(timeout=60)[1]
     assert run.returncode == 1
-    states = sorted(checkpoints.FOLDER.glob("train@frozen/*/seed-0/*.safetensors"))
+    states = sorted(checkpoints.FOLDER.glob("train@frozen/*/*.safetensors"))
     assert states and not Path("models/frozen").exists()
 
 

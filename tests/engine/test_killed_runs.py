@@ -4,19 +4,23 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from helpers.engine import SLOW, outputs, resolve, stage, whole
+from helpers.engine import SLOW, environment, folded, outputs, resolve, stage, whole
 
 from nightshift import feature_cache
 from nightshift.config import params, resolved
 from nightshift.console.errors import UserError
+from nightshift.core.hashing import hash_folder
 from nightshift.core.io import read_json, remove
 from nightshift.core.records import Prefix
 from nightshift.engine import checkpoints
-from nightshift.training import state, trainer
+from nightshift.training import state
+from nightshift.training.arm import train_arm
 
 
 def clean(arm: str) -> None:
@@ -74,6 +78,46 @@ def test_killed_anywhere_it_ends_with_the_same_bytes(project, arm, events):
             remove(Path("models") / arm)
 
 
+@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.slow)])
+def test_folds_killed_at_random_end_with_the_same_bytes(project, change, kills):
+    """Models and predictions; each time something else of the five folds is done already."""
+    folded(change, 5, "lora")
+    for step in ("train", "evaluate"):
+        assert stage(f"{step}@lora").returncode == 0
+    made = [Path("models/lora"), Path("reports/evaluation/lora")]
+    expected = hash_folder(*made)
+    for one in (*made, checkpoints.FOLDER):
+        remove(one)
+    random = np.random.default_rng(0)
+    for _ in range(kills):
+        killed = stage("train@lora", "step", int(random.integers(1, 10)))  # of 20 steps
+        assert killed.returncode in (-signal.SIGKILL, 0), killed.stderr
+        assert killed.returncode == 0 or not Path("models/lora").exists()
+    for step in ("train", "evaluate"):
+        assert stage(f"{step}@lora").returncode == 0
+    assert hash_folder(*made) == expected
+
+
+def test_two_workers_share_the_folds_of_an_arm(project, change):
+    """Each fold is trained by one of them, and both end with all models."""
+    folded(change, 5, "lora")
+    resolve()
+    command = [sys.executable, "-m", "stages.train", "lora"]
+    shutil.copytree(Path.cwd(), "../second")
+    places = {"cwd": Path.cwd()}, {"cwd": Path("../second").resolve()}
+    environments = (environment() | {"DVC_ROOT": str(Path.cwd())} for _ in places)
+    both = [
+        subprocess.Popen(command, **place, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for place, env in zip(places, environments, strict=True)
+    ]
+    said = [process.communicate(timeout=300) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    trained = [line for out, _ in said for line in out.splitlines() if ": epoch 2/2" in line]
+    assert sorted(line.split(",")[1] for line in trained) == [f" fold {fold}" for fold in range(5)]
+    assert all(": epoch 2/2" in out for out, _ in said)  # or one has done all before the other one began
+    assert hash_folder(Path("models/lora")) == hash_folder(Path("../second/models/lora"))
+
+
 def test_other_settings_do_not_go_on_with_it(project, change):
     assert stage("encode@frozen").returncode == 0
     assert stage("train@frozen", "step", 3).returncode == -signal.SIGKILL
@@ -97,6 +141,7 @@ def test_a_signal_writes_a_checkpoint_and_ends_in_one_line(project, number):
 def test_a_full_disk_is_one_line_and_leaves_the_last_result(project):
     whole("frozen")
     before = outputs("frozen")
+    remove(checkpoints.FOLDER)
     done = stage("train@frozen", "full")
     assert done.returncode == 1
     assert done.stderr.strip() == "error: models/x: no space left; free some and run the same command again"
@@ -129,7 +174,7 @@ def test_a_disk_too_small_for_the_tokens_is_refused_before_it_starts(project, mo
     monkeypatch.setattr("nightshift.feature_cache.shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000}))
     resolve()
     settings = resolved.read("arms/frozen/encode", feature_cache.EncodeSettings)
-    with pytest.raises(UserError, match=r"the tokens of 7 cases take .* are free; free some"):
+    with pytest.raises(UserError, match=r"the tokens of 9 cases take .* are free; free some"):
         feature_cache.encode_arm("frozen", settings, Prefix(blocks=3))
     assert not Path("data/encoded").exists()
 
@@ -151,12 +196,12 @@ def test_out_of_memory_names_what_to_lower(project, change, monkeypatch):
     for arm in ("frozen", "lora"):
         assert stage(f"encode@{arm}").returncode == 0
         with pytest.raises(UserError, match=rf"2 case\(s\) at a time; less: -S \+\+arms.{arm}.micro_batch=1;"):
-            trainer.train_arm(params.read().arm(arm))
+            train_arm(params.read().arm(arm))
     change({"train.micro_batch": 1})
     with pytest.raises(UserError, match=r"-S \+\+arms.lora.activation_checkpointing=true"):
-        trainer.train_arm(params.read().arm("lora"))
+        train_arm(params.read().arm("lora"))
     with pytest.raises(UserError, match=r"lower encoder.resolution"):
-        trainer.train_arm(params.read().arm("frozen"))
+        train_arm(params.read().arm("frozen"))
 
 
 def test_the_log_of_a_run_reads_well(project):
@@ -167,7 +212,7 @@ def test_the_log_of_a_run_reads_well(project):
     assert cost["parameters_trained"] > 0 and cost["seconds_per_epoch"] > 0
     assert cost["cases_per_second"] == pytest.approx(5 / cost["seconds_per_epoch"], rel=0.05)
     encoded = read_json("reports/cost/frozen/encode.json")
-    assert (encoded["cases"], encoded["cases_before"]) == (7, 0) and encoded["cases_per_second"] > 0
+    assert (encoded["cases"], encoded["cases_before"]) == (9, 0) and encoded["cases_per_second"] > 0
 
 
 def test_the_time_of_a_killed_run_counts(project):
@@ -175,4 +220,4 @@ def test_the_time_of_a_killed_run_counts(project):
     assert stage("train@frozen", "slow_gradient", 7).returncode == -signal.SIGKILL
     assert stage("train@frozen").returncode == 0
     cost = read_json("reports/cost/frozen/train.json")
-    assert cost["seconds"] > 3 * cost["seconds_per_epoch"] > 6 * SLOW  # 6 of 9 steps were slow, and checkpointed
+    assert cost["seconds"] >= 3 * cost["seconds_per_epoch"] > 6 * SLOW  # 6 of 9 steps were slow, and checkpointed

@@ -35,7 +35,7 @@ def cases(checkout):
 
     def make(views):
         raw = [source_case(7 + i, f"p{i // 2}", angles=angles) for i, angles in enumerate(views)]
-        return written(checkout / "data/prepared/test", raw)
+        return written(checkout / "data/prepared", raw)
 
     return make
 
@@ -88,8 +88,8 @@ def test_groups_and_millimetres_stand_after_the_columns_that_are_always_there(sm
         replace(source_case(7 + i), spacing=(0.5, 0.5), groups={"phase": "a", "dice": "b"} if i else {})
         for i in range(2)
     ]
-    write_cases(checkout / "test", raw, iter, report=True)
-    settings, some = small(), Cases(checkout / "test")
+    write_cases(checkout / "test", raw, iter)
+    settings, some = small(), Cases(checkout / "test", details=True)
     rows, *_ = evaluated(settings, some, checkout, middle(settings, some))
     assert tuple(rows[0]) == tuple(rows[1]) == (*COLUMNS, *MILLIMETRES, "phase", "source_dice")
     assert rows[1]["hd95_mm"] == pytest.approx(rows[1]["hd95"] / 2, abs=1e-5)
@@ -97,6 +97,14 @@ def test_groups_and_millimetres_stand_after_the_columns_that_are_always_there(sm
     some.rows[1]["row_spacing"] = ""  # one of them has none: no mean is made of the others
     (checkout / f"pictures-{middle(settings, some).threshold}").rename("before")
     assert "hd95_mm" not in evaluated(settings, some, checkout, middle(settings, some))[0][0]
+
+
+def test_a_second_data_set_is_measured_as_the_test_cases_are(small, cases, checkout):
+    settings, some = small(), cases(VIEWS[:3])
+    card = middle(settings, some)
+    rows, *_ = evaluated(settings, some, checkout, card)
+    again = evaluate.external_rows(new_model(settings).eval(), some, card, iter)
+    pd.testing.assert_frame_equal(pd.DataFrame(again), pd.DataFrame(rows))
 
 
 def test_the_cards_threshold_alone_decides_the_mask(small, cases, checkout):

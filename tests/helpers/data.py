@@ -57,7 +57,7 @@ def source_case(number: int, patient: str = "", split: str = "", **values: Any) 
 
 
 def written(folder: Path, cases: list[SourceCase]) -> Cases:
-    """The cases as a prepared split in `folder`, opened."""
+    """The cases as a prepared data set in `folder`, opened."""
     write_cases(folder, cases, iter)
     return Cases(folder)
 

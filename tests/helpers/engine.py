@@ -12,7 +12,9 @@ from helpers.models import UNET
 
 from nightshift.config import params, resolved
 from nightshift.core.hashing import hash_folder
-from nightshift.core.records import ArmVerdict
+from nightshift.core.io import read_csv
+from nightshift.core.records import ArmVerdict, Fold, Folds
+from nightshift.data.locations import FOLDS, FRAMES, PREPARED
 from nightshift.model.kinds import prefix_of
 
 SLOW = 0.5  # seconds that a step takes in the event `slow_gradient`
@@ -43,6 +45,7 @@ def dies(after):
             return result
         return wrapped
     return wrap
+feature_cache.LIMIT = 2**13  # bytes: four cases to a shard
 if event == "shard":
     feature_cache.save_file = dies(True)(feature_cache.save_file)
 elif event == "step":
@@ -117,3 +120,13 @@ def whole(arm: str) -> None:
 def outputs(arm: str) -> tuple[str, str]:
     """Hashes of what the arm's stages made."""
     return hash_folder(Path("data/encoded") / arm), hash_folder(Path("models") / arm)
+
+
+def folded(change, count: int, arm: str) -> None:
+    """The prepared cases in `count` folds instead of one, encoded."""
+    change({"train.epochs": 2})
+    ids = [row["case_id"] for row in read_csv(PREPARED / FRAMES / "cases.csv")]
+    parts = [(ids[i::count], ids[(i + 1) % count :: count]) for i in range(count)]  # tested, and chosen by
+    folds = [Fold(train=[c for c in ids if c not in (*test, *val)], val=val, test=test) for test, val in parts]
+    Folds(folds=folds).write(PREPARED / FOLDS)
+    assert stage(f"encode@{arm}").returncode == 0

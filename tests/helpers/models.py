@@ -10,7 +10,8 @@ from nightshift.arms.lora import AdaptedModel
 from nightshift.backbone import encoder
 from nightshift.config.params import ArmSettings
 from nightshift.core.records import Prefix
-from nightshift.data.dataset import Cases
+from nightshift.data.dataset import Cases, Frames
+from nightshift.data.locations import PREPARED
 from nightshift.data.samples import TrainingCases
 from nightshift.data.shards import Shards
 from nightshift.engine.device import seed_everything
@@ -55,10 +56,11 @@ def new_model(settings: ArmSettings, start: int = 1, seed: int = 0) -> Segmentat
     return kind(encoder.build(settings.preset), start, settings)
 
 
-def tokens_of(settings: ArmSettings, cases: Cases, blocks: int, folder: Path) -> Shards:
-    """The tokens after `blocks` blocks of all cases, kept in `folder`."""
-    count = len(cases) if blocks else 0
-    encode_cases(encoder.build(settings.preset), cases, count, Prefix(blocks=blocks), settings, folder)
+def tokens_of(settings: ArmSettings, blocks: int, folder: Path) -> Shards:
+    """The tokens after `blocks` blocks of all prepared cases, kept in `folder`."""
+    frames = Frames(PREPARED)
+    count = len(frames) if blocks else 0
+    encode_cases(encoder.build(settings.preset), frames, count, Prefix(blocks=blocks), settings, folder)
     return Shards(folder, "pt")
 
 
@@ -91,12 +93,16 @@ def changed(settings: ArmSettings, **sections: dict[str, Any]) -> ArmSettings:
 def card_of(settings: ArmSettings, seed: int = 3, threshold: float = 0.05) -> Card:
     """A card of a model that nobody has trained."""
     return Card(
+        fold=0,
         seed=seed,
         epoch=1,
+        learning_rate=0.003,
+        tried={},
         threshold=threshold,
         val_dice=0.5,
         data_hash="0",
         weights={"path": "random"},
         cases={"train": 5, "val": 2},
+        patients=5,
         settings=settings,
     )

@@ -14,7 +14,7 @@ from PIL import Image
 from nightshift.config import params
 from nightshift.config.kinds import KINDS, TrainedSection
 from nightshift.core.io import write_json, write_text
-from nightshift.core.records import ArmVerdict, Cost, Prefix, SimilarFrames
+from nightshift.core.records import ArmVerdict, BetweenSets, Cost, Prefix, SimilarFrames
 from nightshift.core.tables import write_table
 from nightshift.evaluation.measures import CALIBRATION, MEASURES
 from nightshift.model.card import Card
@@ -65,6 +65,7 @@ def make_inputs(
     write_table(probe / "cases.csv", pd.DataFrame([dict.fromkeys(PROBED, "") | row for row in probed]))
     write_json(root / "reports/env.json", {"torch": "2.15.0"})
     write_json(root / "reports/skipped.json", {"total": 9, "skipped": []})
+    BetweenSets().write(root / "reports/external.json")
     SimilarFrames(threshold=0.9, cases=0, pairs_across=0, most_alike=[]).write(root / "reports/similar.json")
 
 
@@ -78,32 +79,46 @@ def make_arm(
     names = [*CASES, *(f"case-{i}" for i in range(len(gains)))]
     cases = pd.DataFrame(
         [
-            {"seed": 0, "case_id": names[i], "patient_id": f"P{i}", "primary_angle": -30.0, "secondary_angle": 25.0}
+            {
+                "fold": 0,
+                "seed": 0,
+                "case_id": names[i],
+                "patient_id": f"P{i}",
+                "primary_angle": -30.0,
+                "secondary_angle": 25.0,
+            }
             | dict.fromkeys((*MEASURES, *CALIBRATION), 0.5 + 0.01 * i + one)
             for i, one in enumerate(gains)
         ]
     )
     write_table(folder / "cases.csv", cases)
-    keys = cases[["seed", "case_id", "patient_id"]]
+    write_table(folder / "external.csv", cases[:0])
+    keys = cases[["fold", "seed", "case_id", "patient_id"]]
     lost = {what: by for what, by in LOST.items() if (arm.arm.has_encoder if "token" in what else arm.arm.uses_view)}
     ablated = [keys.assign(ablation=what, dice=cases["dice"] - by) for what, by in lost.items()]
     write_table(folder / "ablations.csv", pd.concat([keys.assign(ablation="", dice=0.0)[:0], *ablated]))
     write_table(folder / "reliability.csv", pd.DataFrame(BINS, columns=RELIABILITY))
     make_pictures(folder / "pictures", len(cases))
     epochs = [(e, 0.5, 0.1 * e) for e in (1, 2, 3)] if learns else [(0, math.nan, 0.2)]
-    curves = [{"seed": 0, "epoch": e, "train_loss": loss, "val_loss": 0.6, "val_dice": d} for e, loss, d in epochs]
+    curves = [
+        {"fold": 0, "seed": 0, "epoch": e, "train_loss": loss, "val_loss": 0.6, "val_dice": d} for e, loss, d in epochs
+    ]
     write_table(root / f"reports/curves/{name}.csv", pd.DataFrame(curves))
     card = Card(
+        fold=0,
         seed=0,
         epoch=2 if learns else 0,
+        learning_rate=0.003,
+        tried={},
         threshold=0.5,
         val_dice=0.2,
         data_hash="d4",
         weights={"path": "random" if arm.arm.has_encoder else "none"},
         cases={"train": 9, "val": 8},
+        patients=9,
         settings=arm,
     )
-    card.write(root / f"models/{name}/seed-0/card.json")
+    card.write(root / f"models/{name}/fold-0/seed-0/card.json")
     prefix = Prefix(blocks=6) if arm.arm.has_encoder else None
     ArmVerdict(ok=True, prefix=prefix).write(root / f"reports/probe/arms/{name}.json")
     speed = {"seconds_per_epoch": 3.0, "cases_per_second": 7.0} if learns else {}

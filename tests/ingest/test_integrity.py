@@ -22,6 +22,7 @@ from nightshift.config import params
 from nightshift.console.errors import run
 from nightshift.core.io import read_csv
 from nightshift.core.records import Skipped
+from nightshift.data.dataset import read_folds
 from nightshift.ingest.case_check import Rules, check_case
 from nightshift.ingest.manifest import COLUMNS
 from nightshift.ingest.record import SourceCase
@@ -279,11 +280,11 @@ def test_skip_leaves_out_what_is_wrong_and_the_report_says_so(mine, capsys):
     all_planted()
     run_check()
     assert f"1 train, {count} val, {count} test cases; {count} would be left out" in capsys.readouterr().out
-    assert planning.counts(params.read().data)["val"] == count
+    assert planning.fold_sizes(params.read().data)[0].val == count
     run_stage(inventory)
     run_stage(prepare)
     assert f"1 train, {count} val, {count} test cases, {count} left out" in capsys.readouterr().out
-    assert [row["case_id"] for row in read_csv("data/prepared/train/cases.csv")] == ["c0"]
+    assert read_folds().folds[0].train == ["c0"]
     (said,) = text_limits.left_out(Skipped.read(Path("reports/skipped.json")))
     first = "set/manifest.csv, line 5: set/c3/cine.npy: not readable as a NumPy array"
     assert f"Of {3 * count + 1} cases" in said and first in said and f"{count - 3} more in reports/skipped.json" in said

@@ -234,9 +234,8 @@ def test_further_columns_and_spacing_travel_with_the_test_cases(manifest, tmp_pa
     write_manifest([row | more for row in manifest], (*COLUMNS, *more))
     raw = source_cases(MANIFEST)
     assert raw[0].groups == {"cass_segment": "6", "height": "tall"} and raw[0].spacing == (0.3, 0.3)
-    write_cases(tmp_path / "test", [*raw, source_case(1)], iter, report=True)
-    first, _, last = Cases(tmp_path / "test")
+    write_cases(tmp_path, [*raw, source_case(1)], iter)
+    first, _, last = Cases(tmp_path, details=True)
     assert first.groups == {"cass_segment": "6", "source_height": "tall"} and first.spacing == (0.3, 0.3)
     assert last.groups == {"cass_segment": "", "source_height": ""} and last.spacing is None
-    write_cases(tmp_path / "train", raw, iter)
-    assert tuple(Cases(tmp_path / "train").rows[0]) == FIELDS
+    assert tuple(Cases(tmp_path).rows[0]) == FIELDS

@@ -14,7 +14,7 @@ from nightshift.config import params
 from nightshift.config.presets import BySplit
 from nightshift.console.errors import UserError
 from nightshift.core.io import read_csv
-from nightshift.data.dataset import Cases
+from nightshift.data.dataset import open_part
 from nightshift.data.locations import SPLITS
 from nightshift.ingest.manifest import COLUMNS
 from nightshift.ingest.record import SourceCase
@@ -66,7 +66,7 @@ def which(mask: np.ndarray) -> str:
 
 def prepared() -> dict[str, dict[str, str]]:
     """By part, the column that the mask of each case is from."""
-    return {part: {one.case_id: which(one.mask) for one in Cases(Path("data/prepared") / part)} for part in SPLITS}
+    return {part: {one.case_id: which(one.mask) for one in open_part(0, part)} for part in SPLITS}
 
 
 @pytest.mark.parametrize("split", ["given", "made"])
@@ -81,7 +81,7 @@ def test_each_part_has_the_masks_of_its_column(mine, split, capsys):
     patients = {part: {int(case_id[1:]) // 2 for case_id in columns} for part, columns in found.items()}
     assert sorted(number for of_part in patients.values() for number in of_part) == list(range(10))
     assert sum(map(len, found.values())) == 20
-    assert planning.counts(params.read().data) == {part: len(columns) for part, columns in found.items()}
+    assert planning.fold_sizes(params.read().data)[0][:3] == tuple(map(len, found.values()))
     run_check()
     assert "nothing is wrong" in capsys.readouterr().out
 
@@ -120,7 +120,7 @@ def test_an_empty_cell_of_the_part_is_a_mistake_and_no_other_mask_is_taken(mine,
             f"set/manifest.csv, line {n + 2}: {MASK[part]} is empty, and the case is in"
         )
         assert f"in {part}; " in str(caught.value)
-        for stop in (lambda: run_stage(prepare), lambda: planning.counts(params.read().data)):
+        for stop in (lambda: run_stage(prepare), lambda: planning.fold_sizes(params.read().data)):
             with pytest.raises(UserError, match=f"line {n + 2}: {MASK[part]} is empty"):
                 stop()
         other = PSEUDO if MASK[part] == ACTUAL else ACTUAL
@@ -138,13 +138,13 @@ def test_an_empty_cell_of_the_part_is_a_mistake_and_no_other_mask_is_taken(mine,
     left = {case_id: part for part, columns in found.items() for case_id in columns}
     gone = {f"c{numbers['train']}", f"c{numbers['test']}"}
     assert left == {case_id: part for case_id, part in part_of.items() if case_id not in gone}  # nothing has moved
-    assert planning.counts(params.read().data) == {part: len(columns) for part, columns in found.items()}
+    assert planning.fold_sizes(params.read().data)[0][:3] == tuple(map(len, found.values()))
 
 
 def checked_split() -> dict[str, list[SourceCase]]:
     from nightshift.ingest import integrity
 
-    return integrity.check(params.read().data, iter).split
+    return integrity.check(params.read().data, iter).folds[0]
 
 
 def test_a_bad_mask_is_named_in_its_part_only(mine, change):

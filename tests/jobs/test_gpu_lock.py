@@ -192,7 +192,7 @@ def test_other_users_can_lock_the_same_devices(gpus, checkout):
 def test_processes_get_the_locked_gpus(gpus, checkout, monkeypatch):
     (checkout / "hardware.yaml").write_text("processes: 2\ndevices: [1, 0]\nbusy: refuse\n")
     spawned = []
-    monkeypatch.setattr(launch, "_spawn", lambda stage, arguments, devices: spawned.append(devices))
+    monkeypatch.setattr(launch, "_spawn", lambda stage, arguments, devices, joined: spawned.append(devices))
     launch.run("stages.train", "lora")
     assert spawned == [[1, 0]] and not gpus
 
@@ -203,7 +203,7 @@ def test_of_a_launchers_processes_the_first_locks_for_all(gpus, checkout, monkey
     for key, value in {"RANK": local, "LOCAL_RANK": local, "LOCAL_WORLD_SIZE": 2}.items():
         monkeypatch.setenv(key, str(value))
 
-    def work(_):
+    def work(*_):
         assert os.environ["LOCAL_RANK"] == str(1 - local)
         if local:
             with locked("train@frozen", 2) as held:
@@ -212,7 +212,7 @@ def test_of_a_launchers_processes_the_first_locks_for_all(gpus, checkout, monkey
             with pytest.raises(UserError, match="GPU 0 and GPU 1 in use by train@lora"):
                 locked("train@frozen").__enter__()
 
-    monkeypatch.setattr(launch, "_join", work)
+    monkeypatch.setattr(launch, "_one_of_several", work)
     launch.run("stages.train", "lora")
 
 

@@ -14,18 +14,18 @@ def test_the_contract_files_are_there(first):
     for arm in ARMS:
         header = (first / f"reports/evaluation/{arm}/cases.csv").read_text(encoding="utf-8").splitlines()
         assert header[0] == (
-            "seed,case_id,patient_id,primary_angle,secondary_angle,dice,iou,cldice,hd95,precision,recall,asd,"
+            "fold,seed,case_id,patient_id,primary_angle,secondary_angle,dice,iou,cldice,hd95,precision,recall,asd,"
             "recall_thin,recall_medium,recall_thick,betti0_error,ece,brier"
         )
         assert len(header) == 1 + 4  # 2 test patients, 2 views, 1 seed
         bins = (first / f"reports/evaluation/{arm}/reliability.csv").read_text(encoding="utf-8").splitlines()
         assert bins[0] == "low,high,probability,vessel,pixels" and len(bins) == 1 + 20
         assert sum(int(one.rpartition(",")[2]) for one in bins[1:]) == 4 * 96 * 96
-        assert (first / f"models/{arm}/seed-0/head.safetensors").is_file()
+        assert (first / f"models/{arm}/fold-0/seed-0/head.safetensors").is_file()
         assert json.loads((first / f"reports/probe/arms/{arm}.json").read_text())["ok"] is True
         cost = json.loads((first / f"reports/cost/{arm}/train.json").read_text())
         assert cost["seconds"] > 0 and cost["parameters_trained"] > 0
-    assert {p.name for p in (first / "models/lora/seed-0").iterdir()} == {
+    assert {p.name for p in (first / "models/lora/fold-0/seed-0").iterdir()} == {
         "adapter_config.json", "adapter_model.safetensors", "card.json", "head.safetensors",
     }  # fmt: skip
     metrics = json.loads((first / "reports/comparison/metrics.json").read_text())
@@ -53,7 +53,14 @@ def test_a_trained_arm_alone_finds_what_the_evaluation_found(first, tmp_path):
         )
         (raw / "angles.csv").write_text(f"file,primary_angle,secondary_angle\n{table}", encoding="utf-8")
         cines = [str(raw / f"cines/{one['case_id']}.npy") for one in found]
-        asked = (f"models/{arm}/seed-0", *cines, "--angles-csv", str(raw / "angles.csv"), "-o", str(tmp_path / arm))
+        asked = (
+            f"models/{arm}/fold-0/seed-0",
+            *cines,
+            "--angles-csv",
+            str(raw / "angles.csv"),
+            "-o",
+            str(tmp_path / arm),
+        )
         done = run(first, "nightshift", "predict", *asked)
         (raw / "angles.csv").unlink()
         assert done.returncode == 0, done.stdout + done.stderr
@@ -116,8 +123,8 @@ def test_arms_without_an_encoder_join_the_comparison(first, tmp_path):
             "cause": "",
             "cure": "",
         }
-    assert {path.name for path in (first / "models/unet/seed-0").iterdir()} == {"card.json", "unet.safetensors"}
-    assert {path.name for path in (first / "models/vesselness/seed-0").iterdir()} == {"card.json", "filter.json"}
+    assert {path.name for path in (first / "models/unet/fold-0/seed-0").iterdir()} == {"card.json", "unet.safetensors"}
+    assert {path.name for path in (first / "models/vesselness/fold-0/seed-0").iterdir()} == {"card.json", "filter.json"}
     costs = {name: json.loads((first / f"reports/cost/{name}/train.json").read_text()) for name in names}
     assert costs["unet"]["parameters_trained"] > 0 and "seconds_per_epoch" in costs["unet"]
     assert costs["vesselness"]["parameters_trained"] == 0 and "seconds_per_epoch" not in costs["vesselness"]
@@ -126,7 +133,7 @@ def test_arms_without_an_encoder_join_the_comparison(first, tmp_path):
     report = (first / "reports/comparison/report.md").read_text(encoding="utf-8")
     assert "U-Net" in report and "vesselness" in report
     cine = str(next((first / "data/raw/synthetic/cines").iterdir()))
-    asked = ("models/unet/seed-0", cine, "--angles", "0", "0", "-o", str(tmp_path / "out"))
+    asked = ("models/unet/fold-0/seed-0", cine, "--angles", "0", "0", "-o", str(tmp_path / "out"))
     done = run(first, "nightshift", "predict", *asked)
     assert done.returncode == 0 and len(list((tmp_path / "out/masks").iterdir())) == 2, done.stderr
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 from helpers.chain import ROOT, clone, edit, ran
-from helpers.data import source_case, written
+from helpers.data import source_case
 from helpers.engine import environment
 from safetensors.torch import save_file
 
@@ -22,6 +22,8 @@ from nightshift.config.params import read, read_preset
 from nightshift.config.presets import Encoder
 from nightshift.console.errors import UserError
 from nightshift.core.io import write_json
+from nightshift.data.locations import PREPARED
+from nightshift.ingest.prepared import write_cases, write_folds
 
 pytestmark = pytest.mark.slow
 CPU = torch.device("cpu")
@@ -46,7 +48,7 @@ from nightshift.config import params
 from nightshift.feature_cache import EncodeSettings, encode_arm, encode_nothing
 from nightshift.jobs.resources import peak_memory
 from nightshift.model.kinds import prefix_of
-from nightshift.training.trainer import train_arm
+from nightshift.training.arm import train_arm
 stage, name, *changes = sys.argv[1:]
 settings = params.read(changes).arm(name)
 process, prefix = process_bytes_of([settings]), prefix_of(settings)
@@ -146,8 +148,9 @@ def test_the_plan_predicts_the_memory_of_a_training(checkout, change, kind, side
     change({"arms.mine": {"kind": kind, **section}, "use.encoder": "sam3", "encoder.resolution": side,
             "train.epochs": 2, "train.batch_size": cases})  # fmt: skip
     write_json(record_of("mine"), {"path": "random"})
-    for name, some in {"train": range(cases), "val": range(8, 9)}.items():
-        written(Path("data/prepared") / name, [source_case(i, f"p{i}") for i in some])
+    some = [source_case(i, f"p{i}") for i in range(cases + 1)]
+    write_cases(PREPARED, some, iter)
+    write_folds(PREPARED, [{"train": some[:cases], "val": some[cases:], "test": []}])
     python(STAGE, "encode", "mine")
     process, real = map(int, python(STAGE, "train", "mine").split())
     tensors = planning.tensor_bytes(read().arm("mine"), CPU)

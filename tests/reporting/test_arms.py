@@ -26,7 +26,8 @@ def arm(gain: float, noise: int, seconds: float | None = None) -> ArmResults:
     """An arm whose Dice is that of the reference + gain, in the mean over patients."""
     dice = BASE + gain + NOISE[noise]
     rows = [
-        {"seed": 0, "case_id": f"c{i}", "patient_id": f"P{i}"} | dict.fromkeys(MEASURES, d) for i, d in enumerate(dice)
+        {"fold": 0, "seed": 0, "case_id": f"c{i}", "patient_id": f"P{i}"} | dict.fromkeys(MEASURES, d)
+        for i, d in enumerate(dice)
     ]
     costs = {}
     for step in ("encode", "train") if seconds is not None else ():
@@ -113,9 +114,11 @@ def test_an_arm_of_which_too_few_patients_are_known_is_not_recommended():
 
 
 def test_five_equal_arms_are_called_better_or_worse_in_5_of_100_comparisons():
-    """5,000 of 12 patients, whose 4096 sign patterns give exact p."""
-    random, count, arms = np.random.default_rng(0), 5000, 5
-    dice = random.uniform(0.5, 0.9, (count, 12, 1)) + random.normal(0, 0.03, (count, 12, arms))
+    """5,000 of 12 patients, whose 4096 sign patterns give exact p, and 3 seeds."""
+    random, count, arms, seeds = np.random.default_rng(0), 5000, 5, 3
+    of_patients = random.uniform(0.5, 0.9, (count, 1, 12, 1)) + random.normal(0, 0.03, (count, 1, 12, arms))
+    by_seed = of_patients + random.normal(0, 0.03, (count, seeds, 12, arms))
+    dice = by_seed.mean(axis=1)
     signs, (one, other) = 1.0 - 2 * sign_patterns(12), np.triu_indices(arms, 1)
     p = np.empty((count, arms, arms))
     for i, differences in enumerate(dice[:, :, other] - dice[:, :, one]):
@@ -138,15 +141,11 @@ def test_five_equal_arms_are_called_better_or_worse_in_5_of_100_comparisons():
         assert 0.03 < np.mean([set(verdicts) != {"undecided"} for verdicts in named]) <= 0.057
     assert np.mean([verdicts == ["worse"] * 4 for verdicts in from_best]) < 0.01  # the report would name the best
     for i in (0, next(i for i, one in enumerate(against) if "better" in one)):
-        rows = [{"seed": 0, "case_id": str(n), "patient_id": f"P{n}"} for n in range(12)]
-        found = summary(
-            {
-                str(a): ArmResults(
-                    pd.DataFrame([row | dict.fromkeys(MEASURES, d) for row, d in zip(rows, of, strict=True)]), Path()
-                )
-                for a, of in enumerate(dice[i].T)
-            }
+        rows = pd.DataFrame(
+            [{"fold": 0, "seed": s, "case_id": str(n), "patient_id": f"P{n}"} for s in range(seeds) for n in range(12)]
         )
+        by_arm = {str(a): dict.fromkeys(MEASURES, by_seed[i, :, :, a].ravel()) for a in range(arms)}
+        found = summary({name: ArmResults(rows.assign(**of), Path()) for name, of in by_arm.items()})
         assert [one.verdict for one in found.metrics.against.values()] == against[i]
         told = [name for name in found.from_best if name not in found.not_told]
         assert (found.best, len(told)) == (str(best[i]), from_best[i].count("worse"))

@@ -6,9 +6,11 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pandas as pd
 import pytest
+from helpers.learning_curve import law, planted
 from matplotlib.collections import PathCollection
 
-from nightshift.reporting import figures, figures_cases, figures_measures, styles
+from nightshift.reporting import figures, figures_cases, figures_learning_curve, figures_measures, styles
+from nightshift.reporting.learning_curve import learning_curves
 from nightshift.reporting.text_tables import AblationRow
 
 EVIL = ("$x^{$", "<script>alert(1)</script>", "--><b>\x07\n", "#d55e00")
@@ -64,6 +66,11 @@ def by_calibre():
     return figures_measures.recall_by_calibre(rows, list(MANY.values()))
 
 
+def curves():
+    arms = {name: law(0.7 + 0.02 * i, 0.1 + 0.05 * i, 0.5) for i, name in enumerate(MANY)}
+    return figures_learning_curve.learning_curves(learning_curves(planted(arms, 8, np.random.default_rng(0)), "frozen"))
+
+
 DRAWN = {
     "dumbbells": lambda: figures_cases.dumbbells(PAIR, *dice(12), "test case"),
     "dumbbells of many": lambda: figures_cases.dumbbells(PAIR, *dice(60), "patient"),
@@ -73,6 +80,7 @@ DRAWN = {
     "all arms": lambda: all_arms(),
     "reliability": reliability,
     "recall by calibre": by_calibre,
+    "learning curves": curves,
 }
 
 
@@ -129,6 +137,15 @@ def test_recall_by_calibre_has_every_arm_at_every_calibre_hollow_without_an_inte
         "below 5 px\n8 of 8 cases",
         "from 10 px\n1 of 8 cases",
     ]
+
+
+def test_learning_curves_are_whole_where_measured_and_dashed_beyond():
+    upper, lower = curves().axes
+    whole, dashed = ([line for line in upper.lines if line.get_linestyle() == style] for style in ("-", "--"))
+    assert len(whole) == len(dashed) == len(MANY)
+    assert all(line.get_xdata()[-1] == 128 for line in whole)
+    assert all((line.get_xdata()[0], line.get_xdata()[-1]) == (128, 256) for line in dashed)
+    assert len(lower.collections) == len(MANY) - 1  # a band for each but the reference
 
 
 def test_names_are_shortened_in_the_middle_and_printable():
@@ -217,8 +234,8 @@ def test_a_legend_fits_and_is_read_row_by_row(names, rows):
 
 
 def test_only_what_was_trained_has_a_curve():
-    rows = pd.DataFrame({"seed": 0, "epoch": [1, 2, 3], "train_loss": 0.5, "val_dice": [0.1, 0.3, 0.2]})
-    axes = figures.curves({MANY["unet"]: rows}, {MANY["unet"]: {0: 2}}, ["val_dice"]).axes[0]
+    rows = pd.DataFrame({"fold": 0, "seed": 0, "epoch": [1, 2, 3], "train_loss": 0.5, "val_dice": [0.1, 0.3, 0.2]})
+    axes = figures.curves({MANY["unet"]: rows}, {MANY["unet"]: {(0, 0): 2}}, ["val_dice"]).axes[0]
     line, ring = axes.lines
     assert list(line.get_ydata()) == [0.1, 0.3, 0.2] and line.get_marker() == "^"
     assert (ring.get_xdata()[0], ring.get_ydata()[0]) == (2, 0.3)

@@ -27,7 +27,7 @@ def make_arms(root, frozen, lora, frames=True):
                 Image.fromarray(mask).save(folder / f"{kind}-{i:05d}.png")
             case = EVIL[i] if i < len(EVIL) else f"case-{i}"
             who = {"case_id": case, "patient_id": f"P{i}", "primary_angle": -30.0, "secondary_angle": 25.0}
-            rows += [who | {"seed": seed, "dice": value}, who | {"seed": 9, "dice": 1 - value}]
+            rows += [who | {"fold": 0, "seed": seed, "dice": value}, who | {"fold": 0, "seed": 9, "dice": 1 - value}]
         arms[name] = ArmResults(cases=pd.DataFrame(rows), pictures=folder, seed=seed)
     return arms
 

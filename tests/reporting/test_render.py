@@ -115,7 +115,7 @@ def test_html_and_markdown_give_the_answer_first(made):
 def test_arms_that_were_not_trained_alike_are_named_on_top(inputs, monkeypatch):
     assert not_alike(arms_of(inputs, monkeypatch)) == []  # what an arm is, as its rank, may differ
     for key, value in (("epochs", 9), ("micro_batch", 1), ("seeds", [0, 1])):  # the last two change no training
-        edit(inputs / "models/lora/seed-0/card.json", **{f"settings__train__{key}": value})
+        edit(inputs / "models/lora/fold-0/seed-0/card.json", **{f"settings__train__{key}": value})
     said = "The arms were not trained alike: train.epochs 3 for frozen and 9 for LoRA."
     assert not_alike(arms_of(inputs, monkeypatch)) == [said]
     compare.main()
@@ -138,7 +138,7 @@ def test_frames_that_look_alike_are_named_on_top(inputs):
 
 
 def test_random_weights_are_only_claimed_of_random_weights(inputs, monkeypatch):
-    for path in inputs.glob("models/*/seed-0/card.json"):
+    for path in inputs.glob("models/*/fold-0/seed-0/card.json"):
         edit(path, weights={"path": "hub", "size": 1, "sha256": "0"})
     arms = arms_of(inputs, monkeypatch)
     same = {"frozen": arms["frozen"], "lora": arms["frozen"]}
@@ -256,13 +256,20 @@ def test_warnings_are_written_from_the_data(inputs, monkeypatch):
         path = inputs / f"reports/evaluation/{arm}/cases.csv"
         unknown = re.sub(r",P[34],-30.0+,25.0+", ",,,", path.read_text(encoding="utf-8"))
         path.write_text(unknown, encoding="utf-8")
-    edit(inputs / "models/lora/seed-0/card.json", epoch=3, data_hash="other")
+    edit(inputs / "models/lora/fold-0/seed-0/card.json", epoch=3, data_hash="other")
     edit(inputs / "reports/cost/lora/train.json", revision="def456+", machine={"cores": "9"})
     edit(inputs / "reports/cost/lora/encode.json", cases_before=4)
     assert "2 of 8 test cases have no patient id" in found() and "2 of 8 test cases have no C-arm angles" in found()
     assert "LoRA was best in its last epoch (seed 0)" in found() and "different data" in found()
     assert "LoRA: 4 cases were encoded before a kill" in found() and "on different machines" in found()
     assert "uncommitted changes" in found()
+
+
+def test_one_seed_in_each_of_several_folds_is_one_seed(inputs, monkeypatch):
+    arms = arms_of(inputs, monkeypatch)
+    for one in arms.values():
+        one.cards.extend(one.cards)  # of another fold
+    assert any("trained with one seed" in said for said in limits(arms, 0.05))
 
 
 def test_three_patients_cannot_decide(inputs):
@@ -279,11 +286,11 @@ def test_three_patients_cannot_decide(inputs):
 @pytest.mark.parametrize(
     ("path", "old", "new", "message"),
     [
-        ("reports/evaluation/lora/cases.csv", "P3", "P9", "evaluation/lora/.* other test cases .* see case 'd'"),
+        ("reports/evaluation/lora/cases.csv", "P3", "P9", "evaluation/lora: .* other test cases .* see case 'd'"),
         ("reports/evaluation/lora/cases.csv", ",dice,", ",rice,", "no column 'dice'"),
         ("reports/evaluation/frozen/cases.csv", "0.510000", "nan", "line 3: dice is not a finite number"),
-        ("reports/curves/lora.csv", "\n0,", "\n1,", "curves/lora.csv: not the seeds that models/lora has"),
-        ("reports/curves/lora.csv", "\n0,3", "\n0,2.5", "line 4: epoch is not a whole number"),
+        ("reports/curves/lora.csv", "\n0,", "\n1,", "curves/lora.csv: not the folds and seeds that models/lora has"),
+        ("reports/curves/lora.csv", "\n0,0,3", "\n0,0,2.5", "line 4: epoch is not a whole number"),
         ("reports/evaluation/lora/cases.csv", "-30.000000", "left", "line 2: primary_angle is not a finite number"),
         ("reports/evaluation/lora/ablations.csv", ",c,", ",x,", "ablations.csv: not the cases of cases.csv"),
         ("reports/evaluation/lora/cases.csv", ",ece,", ",ace,", "no column 'ece'"),
@@ -296,11 +303,11 @@ def test_three_patients_cannot_decide(inputs):
             "train.json: no key 'parameters_trained'",
         ),
         ("reports/cost/lora/train.json", "seconds_per_epoch", "x", "train.json: x: Extra inputs"),
-        ("models/lora/seed-0/card.json", '"epoch": 2', '"epoch": "two"', "card.json: epoch: Input should be"),
+        ("models/lora/fold-0/seed-0/card.json", '"epoch": 2', '"epoch": "two"', "card.json: epoch: Input should be"),
         ("reports/probe/arms/lora.json", None, None, "lora.json: no such file yet"),
         ("reports/probe/verdict.json", "{", "", "verdict.json: not JSON"),
         ("reports/probe/cases.csv", None, None, "no such file yet"),
-        ("models/lora/seed-0/card.json", None, None, "no seed-N/card.json"),
+        ("models/lora/fold-0/seed-0/card.json", None, None, "no fold-F/seed-S/card.json"),
         ("reports/evaluation/frozen/pictures/truth-00000.png", None, None, "truth-00000.png: missing"),
     ],
 )
@@ -333,6 +340,6 @@ def test_commands_check_out_each_revision(inputs, monkeypatch):
 def test_a_folder_of_an_arm_that_was_taken_out_is_ignored(inputs, made):
     (inputs / "reports/evaluation/wide").mkdir()
     (inputs / "reports/evaluation/wide/cases.csv").write_text("not a table", encoding="utf-8")
-    (inputs / "models/wide/seed-0").mkdir(parents=True)
+    (inputs / "models/wide/fold-0/seed-0").mkdir(parents=True)
     compare.main()
     assert html_of(inputs) == html_of(made)

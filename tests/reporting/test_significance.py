@@ -34,7 +34,7 @@ OFFSETS = np.array([-3, 3, -2, 2, -1, 1, -3, 3, -2, 2, -1, 1])  # of patients, i
 
 
 def row(case, dice, seed=0, patient=""):
-    return {"seed": seed, "case_id": case, "patient_id": patient, "dice": dice}
+    return {"fold": 0, "seed": seed, "case_id": case, "patient_id": patient, "dice": dice}
 
 
 def told(found: Difference, level: float = 0.05) -> str:
@@ -57,7 +57,7 @@ def predicted(right: np.ndarray) -> pd.DataFrame:
                 truth, mask = np.zeros((2, 20, 20), bool)
                 truth[5:10] = True
                 mask.ravel()[200 - right[patient] - luck :][:100] = True
-                who = {"seed": seed, "case_id": f"{patient}-{case}", "patient_id": f"P{patient}"}
+                who = {"fold": 0, "seed": seed, "case_id": f"{patient}-{case}", "patient_id": f"P{patient}"}
                 rows.append(who | all_measures(mask, truth))
     return frame(rows)
 
@@ -245,7 +245,7 @@ def test_the_verdict_says_better_or_worse():
 def test_arms_with_different_cases_cannot_be_compared(other):
     same = frame([row("a", 0.1), row("b", 0.1)])
     check_same_cases({"frozen": same, "wide": same})
-    message = r"evaluation/wide/cases.csv: seed .* has other test cases than the frozen .*dvc repro -f evaluate@wide"
+    message = r"evaluation/wide: seed .* has other test cases than the frozen .*dvc repro -f evaluate@wide"
     with pytest.raises(UserError, match=message):
         check_same_cases({"frozen": same, "lora": same, "wide": frame(other)})
 

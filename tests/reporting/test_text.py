@@ -25,7 +25,10 @@ OF_LOSSES, OF_UNCLEAR = "-0.100 Dice [-0.110, -0.090]", "-0.005 Dice [-0.067, 0.
 
 
 def rows(values, **more):
-    found = [{"seed": 0, "case_id": f"c{i}", "patient_id": f"P{i}", "dice": v} | more for i, v in enumerate(values)]
+    found = [
+        {"fold": 0, "seed": 0, "case_id": f"c{i}", "patient_id": f"P{i}", "dice": v} | more
+        for i, v in enumerate(values)
+    ]
     return pd.DataFrame(found)
 
 

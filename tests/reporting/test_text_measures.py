@@ -27,7 +27,9 @@ BINS = pd.DataFrame(
 
 def arm(value, columns=(*MEASURES, *CALIBRATION), bins=BINS):
     """Eight patients of a case each, who all have `value`, or a little more; the first three have no thick vessel."""
-    cases = pd.DataFrame({"seed": 0, "case_id": [f"c{i}" for i in range(8)], "patient_id": [f"P{i}" for i in range(8)]})
+    cases = pd.DataFrame(
+        {"fold": 0, "seed": 0, "case_id": [f"c{i}" for i in range(8)], "patient_id": [f"P{i}" for i in range(8)]}
+    )
     for name in columns:
         cases[name] = value + 0.002 * np.arange(8)
     cases.loc[:2, "recall_thick"] = np.nan

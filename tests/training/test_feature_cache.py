@@ -20,10 +20,10 @@ from nightshift.training import step, trainer
 
 
 def keep(settings, blocks, output="tokens"):
-    """encode_arm on the prepared cases -> what was kept of the training cases."""
+    """encode_arm on the prepared cases -> what was kept of their frames."""
     own = EncodeSettings(**settings.model_dump(include={"encoder", "preset", "encode"}))
     encode_arm(settings.name, own, Prefix(blocks=blocks, output=output))
-    return Shards(Path("data/encoded") / settings.name / "train", "pt")
+    return Shards(Path("data/encoded") / settings.name, "pt")
 
 
 def step_of(settings, prepared):
@@ -122,7 +122,7 @@ def test_a_mirrored_case_is_left_for_right_and_lao_for_rao(small, prepared):
         with torch.no_grad():
             one, other = (step.forward(arm, default_collate([part[i]]), CPU) for part in (kept, images))
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
-    assert set(Shards(Path("data/encoded/lora/val")).index) == {"tokens.0", "tokens.1"}
+    assert set(kept.kept.index) == {f"tokens.{i}" for i in range(2 * 9)}
     drawn = [i for epoch in range(20) for part in trainer._order(kept, 2, 0, epoch) for i in part]
     assert set(drawn) == set(range(2 * len(cases)))
     per_epoch = sorted(i % len(cases) for part in trainer._order(kept, 2, 0, 3) for i in part)
@@ -143,9 +143,9 @@ def test_fp16_trains_and_an_overflow_skips_the_step(small, prepared, monkeypatch
 @pytest.mark.parametrize("start", [1, 3])
 def test_kept_tokens_give_what_images_give(small, prepared, tmp_path, start, detail):
     settings = small({"head.detail": detail})
-    kept = TrainingCases(prepared["train"], tokens_of(settings, prepared["train"], start, tmp_path / "t"), settings)
+    kept = TrainingCases(prepared["train"], tokens_of(settings, start, tmp_path / "t"), settings)
     images = TrainingCases(prepared["train"], None, settings)
-    assert tokens_of(settings, prepared["train"], 0, tmp_path / "none").index == {}
+    assert tokens_of(settings, 0, tmp_path / "none").index == {}
     arm = new_model(settings, start).eval()
     for i in range(len(kept)):
         assert set(kept[i]) == {"index", "angles", "target", "tokens"} | ({"images"} if detail else set())

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.data import source_case, written
-from helpers.models import CPU, batch, card_of, new_model, tokens_of, trained_model
+from helpers.models import CPU, UNET, batch, card_of, new_model, tokens_of, trained_model
 from PIL import Image
 from torch.utils.data import default_collate
 
@@ -20,10 +20,11 @@ from nightshift.data.letterbox import square_to_frame
 from nightshift.data.samples import TrainingCases, angles_of
 from nightshift.engine.device import seed_everything
 from nightshift.evaluation import evaluate, measures
-from nightshift.feature_cache import EncodeSettings, encode_arm
+from nightshift.feature_cache import EncodeSettings, encode_arm, encode_nothing
 from nightshift.model.head import SegmentationHead, view_features
 from nightshift.model.kinds import kind_of
-from nightshift.training import step, trainer, validation
+from nightshift.training import arm, state, step, validation
+from nightshift.training.arm import train_arm
 
 
 def test_view_features_are_periodic():
@@ -121,7 +122,7 @@ def test_a_loss_that_is_not_finite_names_the_case(small, prepared, tmp_path, mon
     monkeypatch.setattr(Recorded, "broken", 3)
     with pytest.raises(UserError, match=r"the loss is not finite in epoch 1, cases case-3;"):
         trained_model(settings, prepared, cases=Recorded)
-    tokens = tokens_of(settings, prepared["train"], 1, tmp_path / "t")
+    tokens = tokens_of(settings, 1, tmp_path / "t")
     values = {name: tokens[name] for name in tokens.index}
     values["tokens.2"][0, 0, 0] = math.nan  # as from a frame that is not finite
     with pytest.raises(UserError, match="cases case-2;"):
@@ -166,7 +167,7 @@ def test_evaluation_is_at_native_size(small, prepared, tmp_path):
     rows, _ = evaluate.evaluate_model(arm, cases, card_of(settings, seed=4), tmp_path, iter)
     evaluate.write_pictures(cases, tmp_path)
     for i, (row, case) in enumerate(zip(rows, cases, strict=True)):
-        assert tuple(row.values())[:5] == (4, case.case_id, case.patient_id, *case.angles)
+        assert tuple(row.values())[:6] == (0, 4, case.case_id, case.patient_id, *case.angles)
         names = (f"{name}-{i:05d}.png" for name in ("prediction-4", "truth", "frame"))
         mask, truth, frame = (np.asarray(Image.open(tmp_path / name)) for name in names)
         item = default_collate([TrainingCases(cases, None, settings)[i]])
@@ -187,32 +188,34 @@ def test_an_arm_from_prepared_to_evaluated(small, prepared, name, blocks):
     assert prefix.blocks == blocks
     ArmVerdict(ok=True, prefix=prefix).write(Path(f"reports/probe/arms/{name}.json"))
     encode_arm(name, EncodeSettings(**settings.model_dump(include={"encoder", "preset", "encode"})), prefix)
-    trainer.train_arm(settings)
+    train_arm(settings)
     evaluate.evaluate_arm(name)
     adapters = {"adapter_model.safetensors", "adapter_config.json"} if name == "lora" else set()
     for seed in (0, 3):
-        folder = Path("models") / name / f"seed-{seed}"
+        folder = Path("models") / name / f"fold-0/seed-{seed}"
         assert {p.name for p in folder.iterdir()} == {"head.safetensors", "card.json"} | adapters
         card = read_json(folder / "card.json")
         assert (card["seed"], card["settings"]["name"], card["settings"]["arm"]["kind"]) == (seed, name, name)
-        assert card["data_hash"] == hash_folder(Path("data/prepared/train"), Path("data/prepared/val"))
+        assert card["data_hash"] == hash_folder(Path("data/prepared/cases"), Path("data/prepared/masks"))
     rows = read_csv(f"reports/evaluation/{name}/cases.csv")
     assert [(r["seed"], r["case_id"]) for r in rows] == [(s, c) for s in "03" for c in ("case-7", "case-8")]
     dice = read_json(f"reports/evaluation/{name}/metrics.json")["dice"]
     assert dice == pytest.approx(np.mean([float(r["dice"]) for r in rows]), abs=2e-6)
     curves = read_csv(f"reports/curves/{name}.csv")
     assert len(curves) == 2 * settings.train.epochs
-    assert list(curves[0]) == list(trainer.CURVES)
+    assert list(curves[0]) == list(arm.CURVES)
 
 
 def test_the_curves_of_a_training_can_be_read_after_each_epoch(small, prepared, monkeypatch):
-    lengths, end_epoch = [], trainer.TrainingState.end_epoch
+    lengths, end_epoch = [], state.TrainingState.end_epoch
 
     def counted(self, *cases):
-        path = Path("reports/curves/frozen.csv")
+        path = Path("reports/curves/unet.csv")
         lengths.append(len(read_csv(path)) if path.exists() else 0)
         end_epoch(self, *cases)
 
-    monkeypatch.setattr(trainer.TrainingState, "end_epoch", counted)
-    trained_model(small({"train.epochs": 3}), prepared)
-    assert lengths == [0, 1, 2]
+    monkeypatch.setattr(state.TrainingState, "end_epoch", counted)
+    settings = small({"train.epochs": 3, "train.seeds": [0, 1], "arms.unet": UNET}, "unet")
+    encode_nothing("unet")
+    train_arm(settings)
+    assert lengths == [0, 1, 2, 3, 4, 5]
