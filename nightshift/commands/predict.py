@@ -1,6 +1,7 @@
 """`nightshift predict`: a trained model on pictures, cines (.npy) and DICOM files -> masks and overlays as PNG.
 
-MODEL is models/ARM/seed-N; its card says all that is needed, so params.yaml is not read.
+MODEL is models/ARM/fold-F/seed-S, or models/ARM for the mean probability of all its models. Cards say all that is
+needed, so params.yaml is not read.
 """
 
 from __future__ import annotations
@@ -8,7 +9,9 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from statistics import mean
 from typing import TYPE_CHECKING
 
 from nightshift.console.errors import UserError
@@ -16,16 +19,23 @@ from nightshift.console.errors import UserError
 if TYPE_CHECKING:
     from nightshift.carm import Angles
     from nightshift.commands.inputs import Frame
+    from nightshift.config.params import ArmSettings
+    from nightshift.model.base import ArmModel
     from nightshift.model.card import Card
 
-HELP = "masks of pictures, cines and DICOM files by a trained model"
-EXAMPLE = """nightshift predict models/lora/seed-0 frames/ -o out --angles "RAO 30" "CRA 20"
-nightshift predict models/frozen/seed-0 study/IM0001 -o out --json"""
+HELP = "masks of pictures, cines and DICOM files by a trained model, or by all of an arm"
+EXAMPLE = """nightshift predict models/lora/fold-0/seed-0 frames/ -o out --angles "RAO 30" "CRA 20"
+nightshift predict models/frozen study/IM0001 -o out --json"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add MODEL, INPUT and the options."""
-    parser.add_argument("model", type=Path, metavar="MODEL", help="folder of a trained model, as models/lora/seed-0")
+    parser.add_argument(
+        "model",
+        type=Path,
+        metavar="MODEL",
+        help="folder of a model, as models/lora/fold-0/seed-0, or of an arm, as models/lora: the mean of its models",
+    )
     parser.add_argument("input", type=Path, metavar="INPUT", nargs="+", help="files, or folders of them")
     parser.add_argument("-o", dest="out", type=Path, metavar="DIR", required=True, help="where to write; a new folder")
     view = parser.add_mutually_exclusive_group()
@@ -57,28 +67,38 @@ def main(arguments: argparse.Namespace) -> None:
         raise UserError(f"{arguments.out}: is there already; name a new folder with -o, nothing is overwritten")
     if (project := project_folder()) not in (None, Path.cwd()):
         os.environ.setdefault("DVC_ROOT", str(project))  # of hardware.yaml, and of weights given by a relative path
-    card, files = model_card.read_card(arguments.model), inputs.list_files(arguments.input)
+    cards, files = model_card.read_cards(arguments.model), inputs.list_files(arguments.input)
+    card = next(iter(cards.values()))
     given: dict[Path, Angles] = {}
     if arguments.angles:
         given = dict.fromkeys(files, inputs.angles_from(arguments.angles, "--angles"))
     elif arguments.angles_csv:
         given = inputs.angles_by_file(arguments.angles_csv, files)
     count = sum(1 for _ in bar("read", "frame")(frames(files, given, card)))  # a mistake in the last ends it here
-    settings = model_card.settings_of(card, arguments.model, arguments.weights)
+    settings = {folder: model_card.settings_of(one, folder, arguments.weights) for folder, one in cards.items()}
     from nightshift.commands import prediction  # torch: seconds, after the command was checked
     from nightshift.core.io import write_json
-    from nightshift.engine.device import device, seed_everything
+    from nightshift.engine.device import seed_everything
     from nightshift.jobs import gpu_lock
-    from nightshift.model.kinds import kind_of
 
     with gpu_lock.locked("predict"):
         seed_everything(0)
-        model = kind_of(settings).open_model(arguments.model, settings).to(device())
-        todo = bar("predict", "frame", count)(frames(files, given, card))
-        predictions = prediction.predict(model, card.threshold, todo, out)
+        models = [partial(_open, folder, of_model) for folder, of_model in settings.items()]
+        threshold = mean(one.threshold for one in cards.values())
+        progress = bar("predict", "frame", count * len(models))
+        predictions = prediction.predict(models, threshold, lambda: frames(files, given, card), out, progress)
     if arguments.json:
         write_json(out / "predictions.json", [one.model_dump() for one in predictions])
-    print(f"{count} masks of {len(files)} file(s): {arguments.out.as_posix()}")
+    of = f", by the mean of {len(cards)} models at the mean of their thresholds" if len(cards) > 1 else ""
+    print(f"{count} masks of {len(files)} file(s){of}: {arguments.out.as_posix()}")
+
+
+def _open(folder: Path, settings: ArmSettings) -> ArmModel:
+    from nightshift.engine.device import device
+    from nightshift.model.kinds import kind_of
+
+    model: ArmModel = kind_of(settings).open_model(folder, settings).to(device())
+    return model
 
 
 def project_folder() -> Path | None:

@@ -1,6 +1,7 @@
-"""Masks of frames of any size by a trained model, with overlays, area and confidence."""
+"""Masks of frames of any size by trained models, with overlays, area and confidence."""
 
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from pydantic import BaseModel
 
 from nightshift.carm import Angles
 from nightshift.commands.inputs import Frame
+from nightshift.console.progress import Progress
 from nightshift.core.io import replacing
 from nightshift.data.painting import paint_mask
 from nightshift.evaluation.predictor import MAP_MAX, CachedPredictor, threshold_mask
@@ -17,6 +19,7 @@ from nightshift.model.base import ArmModel
 MASKS, OVERLAYS = "masks", "overlays"
 COLOUR = (86, 180, 233)  # of vessels, as in the report
 Mask = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
+Asked = tuple[Path, Frame, Angles]
 ProbabilityMap = np.ndarray[tuple[int, ...], np.dtype[np.uint16]]
 
 
@@ -37,29 +40,65 @@ class Prediction(BaseModel):
 
 
 def predict(
-    model: ArmModel, threshold: float, frames: Iterable[tuple[Path, Frame, Angles]], out: Path
+    models: Sequence[Callable[[], ArmModel]],
+    threshold: float,
+    frames: Callable[[], Iterable[Asked]],
+    out: Path,
+    progress: Progress,
 ) -> list[Prediction]:
     """Write masks/NAME.png and overlays/NAME.png of each frame, at its own size, into the new folder `out`.
 
     Args:
-        model: in eval mode, on its device.
-        threshold: of the probability, from the card.
-        frames: each with the file it is from and its angles.
+        models: as for `mean_maps`.
+        threshold: of the probability.
+        frames: as for `mean_maps`.
         out: appears when all are written.
+        progress: as for `mean_maps`.
     """
     predictions = []
     taken: set[str] = set()
     with replacing(out) as folder:
         for part in (MASKS, OVERLAYS):
             (folder / part).mkdir(parents=True)
-        for path, frame, angles in frames:
-            name, pixels = _free_name(frame.name, taken), np.array(frame.pixels)  # a copy: torch warns of mapped files
-            probability = CachedPredictor(model, pixels).probability_map(angles)
-            mask = threshold_mask(probability, threshold)
+        for (path, frame, _), probability in zip(frames(), mean_maps(models, frames, progress), strict=True):
+            name, mask = _free_name(frame.name, taken), threshold_mask(probability, threshold)
             Image.fromarray(mask.astype(np.uint8) * 255).save(folder / MASKS / f"{name}.png")
-            Image.fromarray(paint_mask(pixels, mask, COLOUR)).save(folder / OVERLAYS / f"{name}.png")
+            painted = paint_mask(np.asarray(frame.pixels), mask, COLOUR)
+            Image.fromarray(painted).save(folder / OVERLAYS / f"{name}.png")
             predictions.append(_prediction(path, name, probability, mask, frame))
     return predictions
+
+
+def mean_maps(
+    models: Sequence[Callable[[], ArmModel]], frames: Callable[[], Iterable[Asked]], progress: Progress
+) -> Iterator[ProbabilityMap]:
+    """The mean of the models' probability maps, frame by frame.
+
+    Sums are kept on disk, and models are opened one after the other: together they may not fit in memory.
+
+    Args:
+        models: each opens one, in eval mode, on its device.
+        frames: gives all frames, each with the file it is from and its angles.
+        progress: wraps a loop over all frames of all models.
+    """
+    asked = progress((model, i, one) for model in (open_one() for open_one in models) for i, one in enumerate(frames()))
+    if len(models) == 1:
+        yield from (_map(model, one) for model, _, one in asked)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        paths: list[Path] = []
+        for model, i, one in asked:
+            if i == len(paths):
+                paths.append(Path(folder) / f"{i}.npy")
+                np.save(paths[i], np.zeros(one[1].pixels.shape, np.uint32))
+            np.save(paths[i], np.load(paths[i]) + _map(model, one))
+        for path in paths:
+            yield (np.load(path) / len(models)).round().astype(np.uint16)
+
+
+def _map(model: ArmModel, asked: Asked) -> ProbabilityMap:
+    _, frame, angles = asked
+    return CachedPredictor(model, np.array(frame.pixels)).probability_map(angles)  # a copy: torch warns of mapped files
 
 
 def _free_name(name: str, taken: set[str]) -> str:

@@ -31,9 +31,9 @@ from nightshift.model.card import read_card, settings_of
 from nightshift.model.head_file import load_head
 from nightshift.model.kinds import prefix_of
 from nightshift.model.segmentation import SegmentationModel
-from nightshift.training.trainer import train_arm
+from nightshift.training.arm import train_arm
 
-MODEL = "models/lora/seed-0"
+MODEL = "models/lora/fold-0/seed-0"
 PREFIX = "detector.backbone.vision_backbone."
 
 
@@ -79,7 +79,7 @@ def frames(prepared):
 
 @pytest.fixture
 def trained(small, frames):
-    """A LoRA arm in models/lora/seed-0, evaluated on the same two cases."""
+    """A LoRA arm in models/lora/fold-0/seed-0, evaluated on the same two cases."""
     train(small({}, "lora"))
     return frames
 
@@ -90,7 +90,7 @@ def test_the_masks_are_those_of_the_evaluation(small, frames, name, changes, tmp
     train(small(WITHOUT_ENCODER | changes, name))
     for needless in ("params.yaml", "conf", "data"):
         (tmp_path / needless).rename(tmp_path / f"no-{needless}")
-    ask(f"models/{name}/seed-0", "frames", *([] if changes else ["--angles-csv", "angles.csv"]), "--json")
+    ask(f"models/{name}/fold-0/seed-0", "frames", *([] if changes else ["--angles-csv", "angles.csv"]), "--json")
     rows, told = read_csv(f"reports/evaluation/{name}/cases.csv"), read_json("out/predictions.json")
     assert len(rows) == len(told) == len(frames)
     for i, (case, row, one) in enumerate(zip(frames, rows, told, strict=True)):
@@ -161,8 +161,11 @@ def test_a_dicom_file_brings_its_angles(trained):
 
 def test_what_is_missing_or_wrong_is_one_line(trained):
     assert re.search(r"case-7\.png: no view angles.*view\.mode: film.*--angles PRIMARY", refused(MODEL, "frames"))
-    assert "it has models/lora/seed-0" in refused("models/lora", "frames")
-    assert "as models/lora/seed-0" in refused("models/other", "frames")
+    shutil.copytree("models/lora", "models/other/lora")
+    card = read_json("models/lora/fold-0/seed-0/card.json")
+    write_json("models/third/fold-0/seed-0/card.json", card | {"settings": card["settings"] | {"name": "third"}})
+    assert "it has models/lora/fold-0/seed-0, models/other/lora/fold-0/seed-0" in refused("models", "frames")
+    assert "as models/lora/fold-0/seed-0" in refused("models/fourth", "frames")
     assert "no such file or folder" in refused(MODEL, "frames", "nowhere")
     assert ".npy or DICOM file" in refused(MODEL, "params.yaml")
     assert "in it; folders in it are not looked into" in refused(MODEL, ".")
@@ -256,9 +259,9 @@ def test_an_arm_of_random_weights_takes_no_file(trained):
 @pytest.mark.parametrize("name", ["unet", "vesselness"])
 def test_an_arm_without_an_encoder_takes_no_weights(small, frames, name):
     train(small(WITHOUT_ENCODER, name))
-    card = read_json(f"models/{name}/seed-0/card.json")
+    card = read_json(f"models/{name}/fold-0/seed-0/card.json")
     assert card["weights"] == {"path": "none"} and not {"encoder", "preset", "head"} & card["settings"].keys()
-    asked = (f"models/{name}/seed-0", "frames", "--angles", "0", "0")
+    asked = (f"models/{name}/fold-0/seed-0", "frames", "--angles", "0", "0")
     assert "was trained without an encoder, not on w.pt; leave --weights out" in refused(*asked, "--weights", "w.pt")
     ask(*asked)
 
@@ -340,3 +343,18 @@ def test_the_documented_lines_of_plain_peft_give_our_trunk(weighted):
     torch.testing.assert_close(names["features"], ours, rtol=1e-5, atol=1e-5)
     plain = encoder.configured(weighted)
     assert not torch.allclose(encoder.run_prefix(plain.trunk, images, 3).permute(0, 3, 1, 2), ours, atol=1e-3)
+
+
+def test_the_models_of_an_arm_together_give_their_mean(small, frames):
+    train(small({"train.seeds": [0, 1, 2]}))
+    maps, thresholds = [], []
+    for seed in range(3):
+        folder = f"models/frozen/fold-0/seed-{seed}"
+        thresholds.append(read_json(f"{folder}/card.json")["threshold"])
+        pictures = Path("reports/evaluation/frozen/pictures")
+        maps.append([mask(pictures / f"probability-{seed}-{i:05d}.png").astype(float) for i in range(2)])
+    ask("models/frozen", "frames", "--angles-csv", "angles.csv")
+    for i in range(2):
+        mean = np.round(sum(of_seed[i] for of_seed in maps) / 3)
+        found = mask(f"out/masks/case-{i + 7}.png") > 0
+        np.testing.assert_array_equal(found, mean > np.mean(thresholds) * 65535)
