@@ -108,13 +108,18 @@ def queue_experiment(name: str, targets: Sequence[str], changes: Sequence[str]) 
     dvc("exp", "run", "--queue", "-n", name, *settings, *targets)
 
 
-def experiment(name: str) -> str:
-    """The commit of a finished experiment, the newest where several have the name. Raises UserError."""
+def experiments() -> dict[str, str]:
+    """The commits of finished experiments by name, the newest last, and of several with a name the newest."""
     listed = git("for-each-ref", "--sort=creatordate", "--format=%(objectname) %(refname)", "refs/exps").splitlines()
-    found = [line.split()[0] for line in listed if (ref := EXPERIMENT.search(line)) and ref[3] == name]
-    if not found:
+    return {ref[3]: line.split()[0] for line in listed if (ref := EXPERIMENT.search(line))}
+
+
+def experiment(name: str) -> str:
+    """The commit of a finished experiment. Raises UserError."""
+    found = experiments()
+    if name not in found:
         raise UserError(f"{name}: no result of that name; see `dvc exp list` and `nightshift queue status`")
-    return found[-1]
+    return found[name]
 
 
 def show_experiments(history: bool) -> str:
@@ -181,14 +186,27 @@ def cache_folder() -> Path:
     return Path(dvc("cache", "dir").strip()) / "files" / "md5"
 
 
+def cached(cache: Path, md5: str) -> Path:
+    """Where the file with this hash lies in `cache`, if it does."""
+    return cache / md5[:2] / md5[2:]
+
+
 def cached_json(cache: Path, md5: str) -> dict[str, Any] | None:
     """The JSON object with this hash in `cache`, None where it is not there."""
-    path = cache / md5[:2] / md5[2:]
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(cached(cache, md5).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def cached_folder(cache: Path, md5: str) -> dict[str, Path]:
+    """Where the files of the folder with this hash lie in `cache`, by their path in it; empty where it is not there."""
+    try:
+        listed = json.loads(cached(cache, md5).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return {file["relpath"]: cached(cache, file["md5"]) for file in listed}
 
 
 def fetch(revision: str, paths: Iterable[str], folder: Path) -> None:

@@ -63,7 +63,7 @@ def test_the_line_of_a_command_fits_the_overview(name):
         (["pln"], "error: no command 'pln'; valid: probe, check, plan, queue, predict, compare"),
         (["plan", "--card-s"], "error: unrecognized arguments: --card-s; see nightshift plan --help"),
         (["plan", "-S"], "error: argument -S/--set-param: expected one argument; see nightshift plan --help"),
-        (["predict", "models/lora/seed-0"], "error: the following arguments are required: INPUT, -o; see"),
+        (["predict", "models/lora/fold-0/seed-0"], "error: the following arguments are required: INPUT, -o; see"),
     ],
 )
 def test_a_wrong_command_line_is_one_line_and_status_1(capsys, arguments, said):

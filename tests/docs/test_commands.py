@@ -24,6 +24,7 @@ from nightshift.config.presets import Encoder
 INSTALL = ("git clone ", "cd ", "make ", "python -m venv ", "source ", "python -m pip install ")
 ELSEWHERE = {
     ("docs/arms.md", "Param sets and sweeps"): "tests/pipeline/test_sweeps.py",
+    ("docs/report.md", "Learning curves"): "tests/commands/test_curve.py",
     ("docs/sharing.md", "A remote"): "tests/pipeline/test_sharing.py",
     ("docs/sharing.md", "One experiment"): "tests/pipeline/test_sharing.py",
 }

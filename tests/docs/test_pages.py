@@ -131,7 +131,7 @@ def changes_of(line: str) -> list[str]:
     """The settings that a command changes in params.yaml; of a sweep, those of its first run."""
     words = shlex.split(line)
     given = [value for option, value in itertools.pairwise(words) if option == "-S"]
-    if "--queue" in words:
+    if "--queue" in words or words[:2] == ["nightshift", "curve"]:
         given = [re.sub(r"=(\[[^\]]*\]|[^,\[]*),.*", r"=\1", value) for value in given]
     return [value for value in given if not value.startswith("conf/")]
 

@@ -59,7 +59,7 @@ def test_plain_peft_gives_our_features(small: Callable[..., ArmSettings]):
     neck = encoder.build(settings.preset)
     place = "detector.backbone.vision_backbone."
     torch.save({f"{place}{name}": value for name, value in neck.state_dict().items()}, "sam3.pt")
-    folder = Path("models/lora/seed-0")
+    folder = Path("models/lora/fold-0/seed-0")
     folder.mkdir(parents=True)
     model = lora.build(settings)
     with torch.no_grad():

@@ -4,11 +4,15 @@ import shutil
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers.browser import MOST_TABS, Findings, chromium, look, opened
 from helpers.leaderboard import Repository, written
+from helpers.learning_curve import NUMBERS, law, planted
 from helpers.report_inputs import EVIL, TWO, make_inputs
 
+from nightshift.reporting import learning_curve_page
+from nightshift.reporting.learning_curve import learning_curves
 from stages import compare
 
 ROOT = Path(__file__).parents[2]
@@ -54,11 +58,15 @@ def pages(tmp_path_factory):
             compare.main()
             found[name] = folder / "reports/comparison/report.html"
         written(repository, root / "leaderboard", patch)
+    arms = {"frozen": law(0.72, 0.1, 0.9), "lora": law(0.85, 0.3, 0.5), EVIL: law(0.7, 0.1, 0.9)}
+    curves = learning_curves(planted(arms, 8, np.random.default_rng(0)), "frozen")
+    learning_curve_page.write(curves, dict.fromkeys(NUMBERS, EVIL), ["Random weights."], root)
+    found["learning curve"] = root / "learning-curve.html"
     return found | {"leaderboard": root / "leaderboard/leaderboard.html"} | COMMITTED
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("name", ["report", "report of five arms", "leaderboard", *COMMITTED])
+@pytest.mark.parametrize("name", ["report", "report of five arms", "leaderboard", "learning curve", *COMMITTED])
 def test_a_page_is_whole_readable_and_works_by_keyboard(browser, pages, name, width):
     light, dark = (look(browser, pages[name], width, scheme) for scheme in ("light", "dark"))
     assert (light.problems(), dark.problems()) == ({}, {})
