@@ -13,6 +13,6 @@ WEIGHTS = "weights.json"  # in data/encoded/ARM: the pretrained weights, as data
 FRAMES, MASKS, FOLDS, DETAILS = "cases", "masks", "folds.json", "details.csv"
 
 
-def model_folder(arm: str, fold: int, seed: int) -> Path:
-    """models/ARM/fold-F/seed-S."""
-    return MODELS / arm / f"fold-{fold}" / f"seed-{seed}"
+def model_folder(arm: Path, fold: int, seed: int) -> Path:
+    """Of one model in models/ARM."""
+    return arm / f"fold-{fold}" / f"seed-{seed}"

@@ -20,7 +20,7 @@ from nightshift.console.progress import say
 from nightshift.core.hashing import hash_folder
 from nightshift.core.io import link, read_csv, read_json, replacing, write_csv
 from nightshift.core.records import Record
-from nightshift.data.dataset import Cases, open_part, read_folds, unit_of
+from nightshift.data.dataset import open_part, read_folds, unit_of
 from nightshift.data.locations import ENCODED, FRAMES, MASKS, MODELS, PREPARED, WEIGHTS, model_folder
 from nightshift.data.samples import TrainingCases
 from nightshift.data.shards import Shards
@@ -225,8 +225,7 @@ class Trainings:
 
     def _open(self, fold: int, part: str) -> TrainingCases:
         patients = self.settings.train.patients if part == "train" else "all"
-        cases: Cases = open_part(fold, part, patients)
-        return TrainingCases(cases, self.kept, self.settings)
+        return TrainingCases(open_part(fold, part, patients), self.kept, self.settings)
 
     def _folder(self, training: Training) -> Path | None:
         """Of a training; None where its learning rate is not known yet."""
@@ -266,17 +265,14 @@ class Trainings:
         for training in self.chosen:
             states, result = self._folder(training), self.results[training]
             assert states is not None  # it is finished
-            out = folder / model_folder(self.settings.name, training.fold, training.seed).relative_to(
-                MODELS / self.settings.name
-            )
+            out = model_folder(folder, training.fold, training.seed)
             shutil.copytree(states / MODEL, out, copy_function=link)
-            tried = [one for one in self.all if one.fold == training.fold and one.rate is not None]
             card.Card(
                 fold=training.fold,
                 seed=training.seed,
                 epoch=result.epoch,
                 learning_rate=result.learning_rate,
-                tried={f"{one.rate:g}": self.results[one].val_dice for one in tried} if len(tried) > 1 else {},
+                tried=self._tried(training.fold),
                 threshold=result.threshold,
                 val_dice=result.val_dice,
                 data_hash=self.data_hash,
@@ -286,10 +282,16 @@ class Trainings:
                 settings=self.settings,
             ).write(out / card.NAME)
 
+    def _tried(self, fold: int) -> dict[str, float]:
+        """Validation Dice by learning rate, where a fold tried several."""
+        if len(self.settings.rates) == 1:
+            return {}
+        return {f"{one.rate:g}": self.results[one].val_dice for one in self.all if one.fold == fold and one.rate}
+
     def note_outputs(self) -> None:
         """Note which model each training went into, so that `tidy` finds them; those not chosen with the chosen one."""
         for training in self.all:
             states = self._folder(training)
             assert states is not None
-            seed = training.seed
-            checkpoints.finished(self.stage, states.name, model_folder(self.settings.name, training.fold, seed))
+            model = model_folder(MODELS / self.settings.name, training.fold, training.seed)
+            checkpoints.finished(self.stage, states.name, model)

@@ -71,6 +71,7 @@ def test_every_case_is_tested_once_by_each_seed_of_its_fold(folds):
         (original,) = [one for fold in range(4) for one in open_part(fold, "test") if one.case_id == case]
         picture = np.asarray(Image.open(f"reports/evaluation/frozen/pictures/frame-{i:05d}.png"))
         np.testing.assert_array_equal(picture, original.frame)
+    assert read_json("models/frozen/fold-3/seed-3/card.json")["tried"] == {}
     curves = read_csv("reports/curves/frozen.csv")
     assert [(row["fold"], row["seed"]) for row in curves] == [(str(f), s) for f in range(4) for s in "03"]
 
