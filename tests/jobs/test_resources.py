@@ -1,6 +1,7 @@
 """Costs: written when a stage ends well, with the time of the processes before."""
 
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -56,3 +57,10 @@ def test_the_revision_tells_of_edits_but_not_of_what_the_run_writes(checkout):
     assert resources.revision() == clean
     write_text("code.py", "2")
     assert resources.revision() == f"{clean}+"
+
+
+def test_the_peak_is_that_of_the_process_itself_not_of_the_one_that_started_it():
+    large = b"\1" * 600_000_000  # resident here when the other one starts
+    code = "from nightshift.jobs.resources import peak_memory; print(peak_memory())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < len(large) < resources.peak_memory()
