@@ -78,8 +78,8 @@ def test_killed_anywhere_it_ends_with_the_same_bytes(project, arm, events):
             remove(Path("models") / arm)
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.slow)])
-def test_folds_killed_at_random_end_with_the_same_bytes(project, change, kills):
+@pytest.mark.slow
+def test_folds_killed_ten_times_at_random_end_with_the_same_bytes(project, change):
     """Models and predictions; each time something else of the five folds is done already."""
     folded(change, 5, "lora")
     for step in ("train", "evaluate"):
@@ -89,7 +89,7 @@ def test_folds_killed_at_random_end_with_the_same_bytes(project, change, kills):
     for one in (*made, checkpoints.FOLDER):
         remove(one)
     random = np.random.default_rng(0)
-    for _ in range(kills):
+    for _ in range(10):
         killed = stage("train@lora", "step", int(random.integers(1, 10)))  # of 20 steps
         assert killed.returncode in (-signal.SIGKILL, 0), killed.stderr
         assert killed.returncode == 0 or not Path("models/lora").exists()
