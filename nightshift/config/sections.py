@@ -1,12 +1,13 @@
 """The sections of params.yaml, typed: what we do with an encoder and a data set. `arms` is in kinds.py."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from nightshift.config.presets import Fraction, Positive, Rate, Section
 
 Precision = Literal["fp32", "bf16", "fp16"]
+Number = TypeVar("Number", int, float)
 
 
 class Use(Section):
@@ -82,10 +83,14 @@ class Head(Section):
     detail: bool
 
 
+def _different(values: list[Number]) -> list[Number]:
+    if len(set(values)) < len(values):
+        raise ValueError("twice the same")
+    return values
+
+
 class Patience(Section):
-    """Train until validation Dice has not risen for `patience` epochs; `at_most` that many, which is also the cosine's
-    length.
-    """
+    """Until validation Dice has not risen for `patience` epochs, `at_most` that many: the length of the cosine, too."""
 
     patience: Positive
     at_most: Positive
@@ -103,11 +108,15 @@ class Train(Section):
     epochs: Positive | Patience = Field(description="a number, or {patience: 5, at_most: 50}")
     batch_size: Positive
     micro_batch: Positive | Literal["all"] = Field(description="a number of cases, or all")
-    learning_rate: Rate | Annotated[list[Rate], Field(min_length=1)] = Field(description="a number, or a list of them")
+    learning_rate: Rate | Annotated[list[Rate], Field(min_length=1), AfterValidator(_different)] = Field(
+        description="a number, or a list of different ones"
+    )
     weight_decay: Annotated[float, Field(ge=0)]
     clip_norm: Rate
     warmup: Fraction
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_different)] = Field(
+        description="a list of different whole numbers from 0 on"
+    )
 
     @property
     def most_epochs(self) -> int:

@@ -25,9 +25,9 @@ def same_frames(folds: list[Split], checks: Checks, name_files: bool) -> list[Pr
     """
     if len(folds) > 1:
         cases = _compared(all_cases(folds), checks)
-        places = {case.case_id: i for i, case in enumerate(cases)}
+        places = {case_id: i for i, case_id in enumerate(checks)}  # in the order of the data set
         return [
-            _same(case, "of the folds", other, "another fold", checks, name_files)
+            _same(case, other, None, checks, name_files)
             for case, other in _twins(cases, cases, checks)
             if places[case.case_id] > places[other.case_id]
         ]
@@ -37,7 +37,7 @@ def same_frames(folds: list[Split], checks: Checks, name_files: bool) -> list[Pr
     for i, part in enumerate(SPLITS[:-1]):
         later = [case for name in SPLITS[i + 1 :] for case in split[name]]
         problems += [
-            _same(case, part, other, part_of[other.case_id], checks, name_files)
+            _same(case, other, (part, part_of[other.case_id]), checks, name_files)
             for case, other in _twins(_compared(split[part], checks), _compared(later, checks), checks)
         ]
     return problems
@@ -63,11 +63,18 @@ def _twins(cases: list[SourceCase], others: list[SourceCase], checks: Checks) ->
     return [(cases[i], others[j]) for i, j in enumerate(index) if correlation[i] >= near_duplicates.SAME]
 
 
-def _same(case: SourceCase, part: str, other: SourceCase, of: str, checks: Checks, name_files: bool) -> Problem:
+def _same(
+    case: SourceCase, other: SourceCase, parts: tuple[str, str] | None, checks: Checks, name_files: bool
+) -> Problem:
+    """That two cases have one frame; `parts`: in which they are, None where each is tested in another fold."""
     same = checks[case.case_id].frame == checks[other.case_id].frame
     file, how = case.files[0] if name_files and case.files else "frame", "the very" if same else "nearly the"
-    text = f"{file}: in {part}, and {how} frame of case '{other.case_id}' in {of} ({other.where})"
-    return Problem(case.where, case.case_id, f"{text}; keep one of them, or both in one split, as one patient")
+    text = f"{how} frame of case '{other.case_id}'"
+    if parts:
+        text = f"in {parts[0]}, and {text} in {parts[1]} ({other.where})"
+    else:
+        text = f"{text} ({other.where}), and with folds each is trained on where the other one is tested"
+    return Problem(case.where, case.case_id, f"{file}: {text}; keep one of them, or both in one split, as one patient")
 
 
 def links(cases: list[SourceCase], checks: Checks) -> Links:

@@ -126,7 +126,9 @@ def test_unknown_key_names_the_nearest(change, key, hint):
         ("train.epochs", 0),
         ("train.learning_rate", "fast"),
         ("train.learning_rate", 0),
+        ("train.learning_rate", [0.1, 0.1]),
         ("train.seeds", []),
+        ("train.seeds", [3, 3]),
         ("train.warmup", 1.0),
         ("head.width", 12),
         ("head.detail", "yes"),
@@ -148,7 +150,8 @@ def test_wrong_value_names_the_key_and_what_is_valid(change, key, value):
         "encoder.resolution": "expected a number of pixels, or native",
         "arms.lora.blocks": "expected all, {last: 8} or a list",
         "train.epochs": "expected a number, or {patience: 5",
-        "train.learning_rate": "expected a number, or a list of them",
+        "train.learning_rate": "expected a number, or a list of different ones",
+        "train.seeds": "expected a list of different whole numbers",
         "arms.lora.micro_batch": "expected a number of cases, or all",
     }
     given = value[0] if key == "arms.lora.targets" else value

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from nightshift.config.sections import Prepare
 from nightshift.console.errors import UserError
-from nightshift.ingest import splits
+from nightshift.ingest import leaks, splits
+from nightshift.ingest.case_check import Rules, check_cases
 
 PREPARE = Prepare(folds=1, val=0.15, test=0.25, seed=0, on_problem="stop", group_similar=False)
 
@@ -120,3 +121,18 @@ def test_folds_are_of_equal_size_and_choose_by_others_than_they_test():
     assert [[len(fold[part]) for part in ("train", "val", "test")] for fold in folds] == [[26, 6, 8]] * 5
     with pytest.raises(UserError, match="no case in train of fold 1"):
         splits.filled(splits.made_folds(raw[:3], PREPARE.model_copy(update={"folds": 2})))
+
+
+def test_one_frame_of_two_patients_is_named_once_whichever_folds_test_them():
+    raw = [source_case(i, f"p{i}") for i in range(9)]
+    raw.append(replace(raw[2], case_id="copy", patient_id="another", where="set, line 11"))
+    raw.append(replace(raw[2], case_id="second view", patient_id="p2"))  # of one patient: no leak
+    checks = check_cases(raw, Rules(), iter)
+    for seed in range(4):
+        folds = splits.made_folds(raw, PREPARE.model_copy(update={"folds": 3, "seed": seed}))
+        problems = leaks.same_frames(folds, checks, name_files=True)
+        kept = {case.case_id for case in raw} - {problem.case_id for problem in problems}
+        assert "case-2" in kept and "copy" not in kept  # the first one of the data set stays, whatever the folds
+        assert all(
+            "the very frame of case" in one.what and "with folds each is trained on" in one.what for one in problems
+        )
