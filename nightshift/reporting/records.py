@@ -20,8 +20,9 @@ class ArmDice(Record):
 
 
 class Against(Record):
-    """Dice of an arm minus that of the reference: mean over patients, 95 % interval and p of the sign-flip test.
+    """Dice of an arm minus that of the reference: mean over patients, 95 % interval and p.
 
+    They are of the sign-flip test; with several seeds they hold for other seeds too (`significance.paired_test`).
     `p_holm` is corrected for the number of arms that are compared with the reference; `verdict` rests on it.
     """
 

@@ -76,7 +76,7 @@ def contents(
         "rest": rest,
         "random_weights": text.random_weights(arms),
         "alerts": [*about.alerts, *not_alike(arms)],
-        "limits": [*about.notes, *limits(arms, level), *text_variation.not_with_other_seeds(comparison)],
+        "limits": [*about.notes, *limits(arms, level)],
         "units": units(cases[names[0]]),
         "confidence": f"{100 * (1 - level):g} %",
         "styles": list(shown.values()),

@@ -1,7 +1,8 @@
 """Whether one arm is better than another: a paired sign-flip test over patients, and its confidence interval.
 
 Cases of one patient resemble each other, so the patient is the unit: a case's measure is averaged over seeds, then over
-the patient's cases. A case without a patient id is a unit of its own.
+the patient's cases. A case without a patient id is a unit of its own. With several seeds the arms must differ for other
+seeds as well: p is the larger of this test's and of that in `seeds`, and the interval reaches over both.
 
 Test: if the arms were equal, each unit's difference d_i would be as likely to be -d_i (Fisher, The Design of
 Experiments, 1935, section 21). p is the share of sign patterns whose |mean| is at least the observed one; for drawn
@@ -14,7 +15,7 @@ observed mean, so p(t) only falls on both sides of it, and the interval is read 
 """
 
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeVar
@@ -26,19 +27,19 @@ from scipy import stats
 from nightshift.console.errors import UserError
 from nightshift.data.dataset import unit_of
 from nightshift.reporting.records import Interval, Verdict
+from nightshift.reporting.seeds import Floats, Table, mean_over_seeds, seeds_test
 
 EXACT_UNITS = 14  # 16384 patterns; above, DRAWS of them
 DRAWS = 9999
 POWER = 0.8  # of the study that `patients_needed` plans
 
-Floats = np.ndarray[tuple[int], np.dtype[np.float64]]
 Flips = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
 Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True)
 class Paired:
-    """Result of a sign-flip test: mean difference, its interval (None: fewer than `fewest_units`), two-sided p."""
+    """Result of a test: mean difference, its interval (None: fewer than `fewest_units`), two-sided p."""
 
     delta: float
     interval: tuple[float, float] | None
@@ -71,6 +72,23 @@ def sign_flip_test(differences: Floats, level: float = 0.05) -> Paired:
     last = total - 1 - rejecting
     interval = float(np.partition(low, rejecting)[rejecting]), float(np.partition(high, last)[last])
     return Paired(float(differences.mean()), interval if np.isfinite(interval).all() else None, p)
+
+
+def paired_test(of: Sequence[Table], level: float = 0.05) -> Paired:
+    """Test the second table minus the first for a mean of zero, by patient; for other seeds too where one has several.
+
+    p < level exactly when the interval excludes 0.
+
+    Args:
+        of: a measure of both arms, (patients, seeds).
+        level: the interval holds the true mean with a probability of at least 1 - level.
+    """
+    test = sign_flip_test(mean_over_seeds(of), level)
+    if test.interval is None or max(table.shape[1] for table in of) == 1:
+        return test
+    low, high, p = seeds_test(of, level)
+    ends = min(low, test.interval[0]), max(high, test.interval[1])
+    return Paired(test.delta, ends, max(p, test.p))
 
 
 @lru_cache(maxsize=8)
@@ -110,22 +128,23 @@ def compare(reference: pd.DataFrame, other: pd.DataFrame, measure: str, level: f
         measure: a column of both.
         level: of significance.
     """
-    both = pd.concat([per_unit(reference, measure), per_unit(other, measure)], axis=1).dropna()
-    a, b = both.to_numpy().T
-    test = sign_flip_test(b - a, level)
-    usual = test if level == 0.05 else sign_flip_test(b - a)
+    one, two = by_seed(reference, measure), by_seed(other, measure)
+    known = (one.notna().all(axis=1) & two.notna().all(axis=1)).to_numpy()
+    a, b = of = one.to_numpy()[known], two.to_numpy()[known]
+    test = paired_test(of, level)
+    usual = test if level == 0.05 else paired_test(of)
     return Difference(
         reference=round6(a.mean()),
         other=round6(b.mean()),
         delta=round6(test.delta),
-        ci95=_ends(usual.interval),
-        interval=_ends(test.interval),
+        ci95=rounded(usual.interval),
+        interval=rounded(test.interval),
         p=round6(test.p),
     )
 
 
-def _ends(interval: tuple[float, float] | None) -> Interval:
-    """Rounded, but never onto 0: an interval that excludes it must still do so."""
+def rounded(interval: tuple[float, float] | None) -> Interval:
+    """To six decimals, but never onto 0: an interval that excludes it must still do so."""
     if interval is None:
         return None
     low, high = map(round6, interval)
@@ -207,7 +226,7 @@ def ablation_effect(whole: pd.DataFrame, ablated: pd.DataFrame, level: float = 0
     return AblationEffect(
         dice=round6(after.mean()),
         delta=round6(test.delta),
-        interval=_ends(test.interval),
+        interval=rounded(test.interval),
         p=round6(test.p),
         changed=int((one != other.reindex(one.index)).sum()),
     )
@@ -240,6 +259,11 @@ def per_unit(cases: pd.DataFrame, measure: str) -> "pd.Series[float]":
     """Means over a unit's cases of the means over seeds, by `patients_of`, in the order of the rows."""
     means = cases.groupby([patients_of(cases), "case_id"], sort=False)[measure].mean()
     return means.groupby(level=0, sort=False).mean()
+
+
+def by_seed(cases: pd.DataFrame, measure: str) -> pd.DataFrame:
+    """Means over a unit's cases, a row per unit and a column per seed, in the order of the rows."""
+    return pd.concat([per_unit(rows, measure) for _, rows in cases.groupby("seed", sort=False)], axis=1)
 
 
 def check_same_cases(arms: Mapping[str, pd.DataFrame]) -> None:

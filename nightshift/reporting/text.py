@@ -7,6 +7,7 @@ import pandas as pd
 from nightshift.core.records import Cost
 from nightshift.reporting.load import ArmResults
 from nightshift.reporting.numbers import duration, interval, millions, p_value, ratio
+from nightshift.reporting.records import Metrics
 from nightshift.reporting.significance import units
 from nightshift.reporting.styles import in_words, inside, label, subject
 from nightshift.reporting.summary import UNDECIDED, Comparison
@@ -35,7 +36,7 @@ def _of_two(comparison: Comparison, arms: Mapping[str, ArmResults]) -> tuple[str
         parts.append(_more_parameters(one.costs, other.costs))
     text = f"{', '.join(parts)}; {dice.other:.3f} against {dice.reference:.3f}, {units(one.cases)}."
     if metrics.verdict == UNDECIDED:
-        return "Undecided", f"{text} {needed_patients(dice.delta, metrics.patients_needed, metrics.level)}"
+        return "Undecided", f"{text} {needed_patients(dice.delta, metrics)}"
     return f"{label(metrics.verdict)} is better", text
 
 
@@ -61,7 +62,7 @@ def _of_many(comparison: Comparison, arms: Mapping[str, ArmResults], margin: flo
         text += _cost(best, reference, arms) + _recommended(metrics.recommended, best, margin)
     if metrics.verdict == UNDECIDED:
         equal = metrics.patients_needed is None and metrics.patients > 1
-        return "Undecided", f"{text} {needed_patients(0.0 if equal else 1.0, metrics.patients_needed, metrics.level)}"
+        return "Undecided", f"{text} {needed_patients(0.0 if equal else 1.0, metrics)}"
     return f"{label(best)} is best", text
 
 
@@ -133,12 +134,15 @@ def wins(reference: str, other: str, dice: Mapping[str, "pd.Series[float]"]) -> 
     return f"{first}, the {inside(reference)} arm in {less}."
 
 
-def needed_patients(delta: float, needed: int | None, level: float) -> str:
+def needed_patients(delta: float, metrics: Metrics) -> str:
     """What a next study would need, in a sentence."""
+    needed, level = metrics.patients_needed, metrics.level
     if delta == 0:
         return "The arms do not differ: no number of patients would tell them apart."
     if needed is None:
         return "How many patients would decide it cannot be told from a single one."
+    if needed <= metrics.patients:
+        return "These models differ on these patients, but other seeds may change that: more seeds would decide it."
     count = f"About {needed:,}" if needed <= MANY else f"More than {MANY:,}"
     return f"{count} patients would decide it at p < {level:g}, if the true difference is the one seen (power 80 %)."
 

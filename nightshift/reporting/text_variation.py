@@ -5,9 +5,7 @@ from collections.abc import Mapping
 from nightshift.reporting.load import ArmResults
 from nightshift.reporting.numbers import interval
 from nightshift.reporting.records import Interval
-from nightshift.reporting.significance import mean_interval, per_unit
-from nightshift.reporting.styles import inside, label
-from nightshift.reporting.summary import UNDECIDED, Comparison
+from nightshift.reporting.summary import Comparison
 from nightshift.reporting.text_tables import Row
 from nightshift.reporting.variation import widening
 
@@ -17,14 +15,9 @@ def variation_rows(comparison: Comparison, arms: Mapping[str, ArmResults]) -> li
     found = list(comparison.variations.values())
     if not found:
         return []
-    intervals = {
-        "other patients": [
-            *(mean_interval(per_unit(arm.cases, "dice").to_numpy(), comparison.metrics.level) for arm in arms.values()),
-            *(measures["dice"].interval for measures in comparison.against.values()),
-        ]
-    }
+    intervals = {"other patients": [one.interval for one in found]}
     if found[0].seeds is not None:
-        intervals["other patients and seeds"] = [one.interval for one in found]
+        intervals["other patients and seeds"] = [one.with_seeds for one in found]
     if comparison.metrics.folds > 1:
         name, ends = list(intervals.items())[-1]
         intervals[f"{name}, widened"] = [_widened(one, widening(arms)) for one in ends]
@@ -50,9 +43,9 @@ def variation_words(comparison: Comparison, arms: Mapping[str, ArmResults]) -> l
     found, sentences = list(comparison.variations.values()), []
     if found and found[0].seeds is not None:
         sentences += [
-            "The interval for other patients, and the verdict, answer: would these trained models differ on other "
-            "patients? That for other patients and seeds: would training again with other seeds, and testing on other "
-            "patients, still give this difference?"
+            "The interval for other patients answers: would these trained models differ on other patients? That for "
+            "other patients and seeds, which the verdict rests on: would training again with other seeds, and testing "
+            "on other patients, still give this difference?"
         ]
     if found and comparison.metrics.folds > 1:
         sentences += [
@@ -60,17 +53,4 @@ def variation_words(comparison: Comparison, arms: Mapping[str, ArmResults]) -> l
             "independent, and the intervals are somewhat too narrow (Bengio and Grandvalet, 2004): the last one is "
             f"widened {widening(arms):.2f} times, by the rule of thumb of Nadeau and Bengio (2003)."
         ]
-    return sentences
-
-
-def not_with_other_seeds(comparison: Comparison) -> list[str]:
-    """A sentence on each arm with a verdict that may be due to its seeds."""
-    metrics, sentences = comparison.metrics, []
-    for name, one in metrics.against.items():
-        found = comparison.variations.get((metrics.reference, name))
-        if one.verdict != UNDECIDED and found and found.interval and found.interval[0] <= 0 <= found.interval[1]:
-            sentences.append(
-                f"{label(name)} is {one.verdict} than {inside(metrics.reference)} as trained here, but with other "
-                f"seeds it may not be: the interval for other patients and seeds is {interval(found.interval)}."
-            )
     return sentences

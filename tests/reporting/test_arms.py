@@ -12,6 +12,7 @@ from nightshift.core.records import Cost
 from nightshift.evaluation.measures import MEASURES
 from nightshift.reporting.load import ArmResults, reference_first
 from nightshift.reporting.records import Metrics
+from nightshift.reporting.seeds import seeds_test
 from nightshift.reporting.significance import holm, sign_flip_test, sign_patterns, verdict
 from nightshift.reporting.summary import measures_table, summarise
 
@@ -113,18 +114,23 @@ def test_an_arm_of_which_too_few_patients_are_known_is_not_recommended():
     assert summary(few, margin=0.5).metrics.recommended == "best"
 
 
-def test_five_equal_arms_are_called_better_or_worse_in_5_of_100_comparisons():
-    """5,000 of 12 patients, whose 4096 sign patterns give exact p, and 3 seeds."""
-    random, count, arms, seeds = np.random.default_rng(0), 5000, 5, 3
+@pytest.mark.parametrize("seed_sd", [0.0, 0.01, 0.03])
+def test_five_equal_arms_are_called_better_or_worse_in_5_of_100_comparisons_at_most(seed_sd):
+    """600 of 12 patients, whose 4096 sign patterns give exact p, and 3 seeds, which may move an arm as a whole."""
+    random, count, arms, seeds = np.random.default_rng(0), 600, 5, 3
     of_patients = random.uniform(0.5, 0.9, (count, 1, 12, 1)) + random.normal(0, 0.03, (count, 1, 12, arms))
     by_seed = of_patients + random.normal(0, 0.03, (count, seeds, 12, arms))
+    by_seed += random.normal(0, seed_sd, (count, seeds, 1, arms))
     dice = by_seed.mean(axis=1)
     signs, (one, other) = 1.0 - 2 * sign_patterns(12), np.triu_indices(arms, 1)
     p = np.empty((count, arms, arms))
     for i, differences in enumerate(dice[:, :, other] - dice[:, :, one]):
         extreme = np.abs(signs @ differences) >= np.abs(differences.sum(axis=0)) - 1e-12
-        p[i, one, other] = p[i, other, one] = extreme.mean(axis=0)
-        assert i % 100 or sign_flip_test(differences[:, 0]).p == pytest.approx(p[i, 0, 1])
+        assert i % 100 or sign_flip_test(differences[:, 0]).p == pytest.approx(extreme.mean(axis=0)[0])
+        of_seeds = [
+            seeds_test((by_seed[i, :, :, a].T, by_seed[i, :, :, b].T))[2] for a, b in zip(one, other, strict=True)
+        ]
+        p[i, one, other] = p[i, other, one] = np.maximum(extreme.mean(axis=0), of_seeds)
     means = dice.mean(axis=1)
 
     def decided(i: int, arm: int, pairs: list[tuple[int, int]]) -> list[str]:
@@ -138,7 +144,7 @@ def test_five_equal_arms_are_called_better_or_worse_in_5_of_100_comparisons():
     best = means.argmax(axis=1)
     from_best = [decided(i, arm, every) for i, arm in enumerate(best)]
     for named in (against, from_best):
-        assert 0.03 < np.mean([set(verdicts) != {"undecided"} for verdicts in named]) <= 0.057
+        assert 0.01 < np.mean([set(verdicts) != {"undecided"} for verdicts in named]) <= 0.057
     assert np.mean([verdicts == ["worse"] * 4 for verdicts in from_best]) < 0.01  # the report would name the best
     for i in (0, next(i for i, one in enumerate(against) if "better" in one)):
         rows = pd.DataFrame(

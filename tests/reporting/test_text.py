@@ -131,10 +131,15 @@ def test_an_arm_that_finds_nothing_has_nothing_to_keep():
         ),
         (0.0, None, "The arms do not differ: no number of patients would tell them apart."),
         (0.01, None, "How many patients would decide it cannot be told from a single one."),
+        (
+            0.01,
+            9,
+            "These models differ on these patients, but other seeds may change that: more seeds would decide it.",
+        ),
     ],
 )
 def test_what_would_decide(delta, needed, sentence):
-    assert needed_patients(delta, needed, 0.05) == sentence
+    assert needed_patients(delta, SimpleNamespace(patients_needed=needed, level=0.05, patients=9)) == sentence
 
 
 def measured(dice) -> ArmResults:

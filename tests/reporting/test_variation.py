@@ -15,10 +15,11 @@ from nightshift.config.sections import Compare
 from nightshift.reporting import render
 from nightshift.reporting.about import about_run
 from nightshift.reporting.load import ArmResults, read_arms
-from nightshift.reporting.significance import mean_interval, per_unit
+from nightshift.reporting.seeds import seeds_test
+from nightshift.reporting.significance import by_seed, mean_interval, per_unit, rounded, sign_flip_test
 from nightshift.reporting.summary import summarise
-from nightshift.reporting.text_variation import not_with_other_seeds, variation_rows, variation_words
-from nightshift.reporting.variation import by_seed, deviations, seeds_interval, variations, widening
+from nightshift.reporting.text_variation import variation_rows, variation_words
+from nightshift.reporting.variation import deviations, variations, widening
 
 CHOSEN = Compare(reference="frozen", level=0.05, margin=0.01)
 PATIENTS, SEEDS = 40, 3
@@ -34,6 +35,10 @@ def drawn(random, seeds, patients=PATIENTS, count=SEEDS, skewed=False):
         values[:, None] + random.normal(0, seed, count) + random.normal(0, REST, (patients, count))
         for values, seed in zip(of_patients, seeds, strict=True)
     ]
+
+
+def seeds_interval(of, level=0.05):
+    return rounded(seeds_test(of, level)[:2])
 
 
 def held(random, times, find, seeds, **more):
@@ -147,8 +152,8 @@ def arm(table, epoch=1, train=60, **more):
 
 def test_dice_by_patient_and_seed():
     table = drawn(np.random.default_rng(0), (0.01, 0.01), patients=5)[0]
-    np.testing.assert_allclose(by_seed(rows(table)), table)
-    np.testing.assert_allclose(by_seed(rows(table)).mean(axis=1), per_unit(rows(table), "dice"))
+    np.testing.assert_allclose(by_seed(rows(table), "dice"), table)
+    np.testing.assert_allclose(by_seed(rows(table), "dice").mean(axis=1), per_unit(rows(table), "dice"))
 
 
 def test_seeds_are_several_where_every_arm_that_is_trained_has_several():
@@ -157,7 +162,11 @@ def test_seeds_are_several_where_every_arm_that_is_trained_has_several():
     found = variations(many, 0.05)
     assert list(found) == [("frozen",), ("lora",), ("frozen", "lora")]
     assert all(v.seeds is not None and v.folds is None for v in found.values())
-    assert found["frozen", "lora"].interval == seeds_interval([one, other])
+    of_patients = sign_flip_test((other - one).mean(axis=1)).interval
+    assert found["frozen", "lora"].interval == rounded(of_patients)
+    ends = np.array([of_patients, seeds_interval([one, other])])
+    assert found["frozen", "lora"].with_seeds == pytest.approx([ends[:, 0].min(), ends[:, 1].max()], abs=1e-6)
+    assert found["lora",].with_seeds == seeds_interval([other])
     assert variations(many | {"lora": arm(other[:, :1])}, 0.05) == {}
     fixed = variations(many | {"filter": arm(other[:, :1], epoch=0)}, 0.05)
     assert fixed["filter",].seeds == 0 and fixed["frozen", "filter"].seeds == fixed["frozen",].seeds
@@ -175,7 +184,7 @@ def test_with_folds_and_one_seed_there_is_no_interval_for_other_seeds():
     of = [table[:, :1] for table in drawn(np.random.default_rng(0), (0.01, 0.01))]
     arms = {"frozen": folded(of[0]), "lora": folded(of[1])}
     found = variations(arms, 0.05)["frozen", "lora"]
-    assert found.folds is not None and found.seeds is found.interval is None
+    assert found.folds is not None and found.seeds is found.with_seeds is None
     assert widening(arms) == pytest.approx(math.sqrt(1 + 80 / 60))
 
 
@@ -238,11 +247,13 @@ def test_the_report_shows_seeds_and_folds_beside_patients(run):
     assert not Tags(html).unclosed and 'href="#variation"' in html
 
 
-def test_a_verdict_that_other_seeds_may_not_give_is_named_on_top(run):
+def test_a_difference_that_other_seeds_may_not_give_is_no_verdict(run):
     arms = run((-0.2, 0.0, 0.2))
     comparison = compared(arms)
-    (said,) = not_with_other_seeds(comparison)
-    assert said.startswith("LoRA is better than frozen as trained here, but with other seeds it may not be: the ")
+    assert sign_flip_test(per_unit(arms["lora"].cases, "dice") - per_unit(arms["frozen"].cases, "dice")).p < 0.05
+    assert comparison.metrics.against["lora"].verdict == comparison.metrics.verdict == "undecided"
+    low, high = comparison.against["lora"]["dice"].interval
+    assert low <= 0 <= high and comparison.metrics.against["lora"].ci95 == [low, high]
     for text in pages(arms, comparison):
-        assert text.index("could be wrong with this comparison") < text.index(said) < text.rindex("All measures")
-    assert not_with_other_seeds(compared(run((-0.01, 0.0, 0.01)))) == []
+        assert "Undecided" in text and "more seeds would decide it" in text
+    assert compared(run((-0.01, 0.0, 0.01))).metrics.verdict == "lora"
