@@ -4,21 +4,25 @@ Values (wrong without an error) are asked of a shallow trunk with the same grid,
 cause are read from the tensors that failed, never from what the case was meant to show.
 """
 
+import copy
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
 
 import torch
 
 from nightshift.backbone import encoder
-from nightshift.backbone.full_size import FULL_SIZE, Size
+from nightshift.backbone.full_size import FULL_SIZE
 from nightshift.backbone.rope import first_failure, make_real, set_grid
 from nightshift.backbone.rope_error import Failure, failure_of, patch_of
+from nightshift.probe.ddp import SMALL, ddp_over_gloo
 from nightshift.probe.names import ADAPTERS, PLAIN
 from nightshift.probe.rope_check import first_wrong
-from nightshift.probe.wrappers import WRAP, adapt, ddp_over_gloo
+from nightshift.probe.wrappers import WRAP, adapt
 
 NOT_SQUARE = ((504, 2016), (756, 1344), (672, 1512), (896, 1134))  # 5184 tokens each, as 1008 x 1008 has
+Trunks = dict[str, encoder.ViT]  # by their tables
 SHALLOW = replace(FULL_SIZE, embed_dim=32, num_heads=1, depth=2, global_blocks=(1,), d_model=16)
 
 
@@ -53,16 +57,19 @@ COLUMNS = tuple(field.name for field in fields(ProbeCase))
 def all_cases(sides: Sequence[int], ddp: bool) -> list[ProbeCase]:
     """What `dvc repro probe` asks: full size at `sides` (pixels), shallow, wrapped, on the GPUs that there are.
 
-    `ddp`: also DDP in two real processes, ten seconds more.
+    `ddp`: also DDP in two real processes, which run beside the others.
     """
-    return [*_sizes(sides), *_values(), *_loaded(), *_wrappers(ddp), *_on_gpus()]
+    with ddp_over_gloo() if ddp else nullcontext(dict[str, str]) as errors:
+        trunks = _as_shipped()
+        cases = [*_sizes(trunks, sides), *_values(), *_loaded(), *_wrappers(trunks)]
+        return [*cases, *_ddp(errors()), *_on_gpus()]
 
 
 def combinations(sizes: Sequence[tuple[int, int]], adapters: Sequence[str], wrappers: Sequence[str]) -> list[ProbeCase]:
     """Every combination of sizes (height and width in pixels), adapters and wrappers: full size, tables as shipped."""
-    cases = []
+    cases, trunks = [], _as_shipped()
     for adapter in adapters:
-        for table, trunk in _as_shipped(adapter).items():
+        for table, trunk in _adapted(trunks, adapter).items():
             for wrapper in wrappers:
                 wrapped, labels = WRAP[wrapper](trunk), {"adapter": adapter, "wrapper": wrapper, "table": table}
                 cases += [shape_case("sam3", wrapped, size, **labels) for size in sizes]
@@ -78,24 +85,47 @@ def shape_case(name: str, trunk: encoder.ViT, size: tuple[int, int], **labels: s
         size: height and width in pixels.
         labels: `adapter`, `wrapper`, `dtype` and `table` of the case, where they are not the plain ones.
     """
-    failure = first_failure(trunk, torch.empty(1, 3, *size, device="meta"))
+    with _one_of_each_kind(trunk):
+        failure = first_failure(trunk, torch.empty(1, 3, *size, device="meta"))
     case = _case(name, trunk, size, failure, **labels)
     # The patch embedding is a convolution without padding: what its stride does not reach is not in any token.
     lost = size[0] % patch_of(trunk) or size[1] % patch_of(trunk)
     return replace(case, outcome="wrong", cause="pixels_dropped") if lost and case.outcome == "ok" else case
 
 
-def _as_shipped(adapter: str) -> dict[str, encoder.ViT]:
+@contextmanager
+def _one_of_each_kind(trunk: encoder.ViT) -> Iterator[None]:
+    """Meanwhile blocks that are like an earlier one do nothing: by shapes alone they would end as that one does."""
+    blocks, seen = list(trunk.blocks), set()
+    for i, block in enumerate(blocks):
+        shapes = ((name, t.shape, t.dtype) for name, t in (*block.named_parameters(), *block.named_buffers()))
+        kind = block.window_size, *((name, type(module)) for name, module in block.named_modules()), *shapes
+        if kind in seen:
+            trunk.blocks[i] = torch.nn.Identity()
+        seen.add(kind)
+    try:
+        yield
+    finally:
+        for i, block in enumerate(blocks):
+            trunk.blocks[i] = block
+
+
+def _as_shipped() -> Trunks:
     """Full-size trunks on the meta device by their tables: complex ones and, where sam3 has them, its own real ones."""
     tables = {"as_shipped": False} | ({"rope_real": True} if encoder.has_rope_real() else {})
-    return {name: adapt(encoder.build(FULL_SIZE, "meta", real).trunk, adapter) for name, real in tables.items()}
+    return {name: encoder.build(FULL_SIZE, "meta", real).trunk for name, real in tables.items()}
 
 
-def _sizes(sides: Sequence[int]) -> list[ProbeCase]:
+def _adapted(trunks: Trunks, adapter: str) -> Trunks:
+    """Copies with that adapter: on the meta device a copy takes a tenth of the time that building takes."""
+    return {name: adapt(copy.deepcopy(trunk), adapter) for name, trunk in trunks.items()}
+
+
+def _sizes(trunks: Trunks, sides: Sequence[int]) -> list[ProbeCase]:
     """Every adapter at every side, tables as shipped; and repaired, the last of them at every side."""
     cases = []
     for adapter in ADAPTERS:
-        for table, trunk in _as_shipped(adapter).items():
+        for table, trunk in _adapted(trunks, adapter).items():
             cases += [shape_case("sam3", trunk, (side, side), adapter=adapter, table=table) for side in sides]
     make_real(trunk)
     for side in sides:
@@ -172,23 +202,24 @@ def _value_case(trunk: encoder.ViT, size: tuple[int, int], dtype: str, table: st
     return replace(case, outcome="wrong", cause=wrong.cause, block=wrong.block) if wrong else case
 
 
-def _wrappers(ddp: bool) -> list[ProbeCase]:
-    """DataParallel around the trunk, by the installed torch and by the rules of torch <= 2.10; around the head; DDP."""
+def _wrappers(shipped: Trunks) -> list[ProbeCase]:
+    """DataParallel around the trunk, by the installed torch and by the rules of torch <= 2.10; around the head."""
     cases, square = [], (1008, 1008)
     for adapter in ("none", "peft_attention"):
-        trunks = _as_shipped(adapter) | {"repaired": adapt(encoder.build(FULL_SIZE, "meta").trunk, adapter)}
+        trunks = _adapted(shipped | {"repaired": shipped["as_shipped"]}, adapter)
         make_real(trunks["repaired"])
         for table, trunk in trunks.items():
             for wrapper in ("replica_installed", "replica_legacy", "head_only"):
                 wrapped = WRAP[wrapper](trunk)
                 cases.append(shape_case("sam3", wrapped, square, adapter=adapter, wrapper=wrapper, table=table))
-    return cases + (_ddp(replace(SHALLOW, img_size=168, pretrain_img_size=56, window_size=4)) if ddp else [])
+    return cases
 
 
-def _ddp(small: Size) -> list[ProbeCase]:
-    cases, trunk = [], encoder.build(small, "meta").trunk
-    for table, error in ddp_over_gloo(small).items():
-        case = _case("sam3-small", trunk, (168, 168), None, adapter="lora_by_hand", wrapper="ddp_gloo", table=table)
+def _ddp(errors: Mapping[str, str]) -> list[ProbeCase]:
+    """Of what `ddp_over_gloo` found."""
+    cases, trunk, size = [], encoder.build(SMALL, "meta").trunk, (SMALL.img_size, SMALL.img_size)
+    for table, error in errors.items():
+        case = _case("sam3-small", trunk, size, None, adapter="lora_by_hand", wrapper="ddp_gloo", table=table)
         cases.append(_with_error(case, error) if error else case)
     return cases
 

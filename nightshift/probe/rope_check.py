@@ -86,7 +86,7 @@ def _turned(x: Tensor, table: Tensor) -> Tensor:
 
 def _cause(attention: Attention, grid: tuple[int, int]) -> str:
     if isinstance(attention, RealAttention):
-        held = torch.complex(attention.rope_cos.double(), attention.rope_sin.double())
+        held = torch.view_as_complex(attention.rope.double())
     elif getattr(attention, "use_rope_real", False):
         held = torch.complex(attention.freqs_cis_real.double(), attention.freqs_cis_imag.double())
     elif not attention.freqs_cis.is_complex():

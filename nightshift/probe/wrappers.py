@@ -1,19 +1,15 @@
-"""What people wrap around SAM 3: adapters by hand or by peft, DataParallel replicas, DDP over real processes."""
+"""What people wrap around SAM 3: adapters by hand or by peft, and DataParallel replicas."""
 
 import copy
 import importlib
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import comm
 
 from nightshift.backbone import encoder
-from nightshift.backbone.full_size import EncoderSize
-from nightshift.backbone.rope import make_real
 
 # The module: `torch.nn.parallel.replicate` and an import statement give its function of the same name.
 replication = importlib.import_module("torch.nn.parallel.replicate")
@@ -93,40 +89,6 @@ def legacy_replica(module: nn.Module) -> nn.Module:
             if buffer is not None and buffer.is_complex():
                 child._buffers[name] = torch.view_as_real(buffer)
     return replica
-
-
-def ddp_over_gloo(size: EncoderSize, processes: int = 2) -> dict[str, str]:
-    """A forward and backward of a small trunk with LoRA under DDP, in real processes.
-
-    Returns the first error, or an empty string, for tables `as_shipped` and `repaired`.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        torch.multiprocessing.spawn(  # type: ignore[attr-defined, no-untyped-call]
-            _ddp_process, (size, processes, folder), nprocs=processes
-        )
-        return {
-            table: "".join(path.read_text(encoding="utf-8") for path in sorted(Path(folder).glob(f"{table}-*")))
-            for table in ("as_shipped", "repaired")
-        }
-
-
-def _ddp_process(rank: int, size: EncoderSize, processes: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    store = torch.distributed.FileStore(  # type: ignore[attr-defined]
-        str(Path(folder) / "store"), processes
-    )
-    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=processes)
-    for table in ("as_shipped", "repaired"):
-        trunk = encoder.build(size).trunk
-        if table == "repaired":
-            make_real(trunk)
-        try:
-            model = nn.parallel.DistributedDataParallel(adapt(trunk, "lora_by_hand"))
-            model(torch.zeros(1, 3, size.img_size, size.img_size))[-1].sum().backward()
-        except (RuntimeError, AssertionError) as error:
-            message = f"{type(error).__name__}: {error}\n"
-            Path(folder, f"{table}-{rank}").write_text(message, encoding="utf-8")
-    torch.distributed.destroy_process_group()
 
 
 WRAP: dict[str, Callable[[encoder.ViT], encoder.ViT]] = {

@@ -9,11 +9,11 @@ from helpers.clone import CloneViT
 from torch.nn.parallel import comm
 
 from nightshift.backbone import encoder
-from nightshift.backbone.full_size import Size
-from nightshift.probe.cases import NOT_SQUARE, SHALLOW, ProbeCase, all_cases
+from nightshift.probe.cases import NOT_SQUARE, SHALLOW, ProbeCase, all_cases, shape_case
+from nightshift.probe.ddp import ddp_over_gloo
 from nightshift.probe.names import ADAPTERS, CAUSES, WRAPPERS
 from nightshift.probe.rope_check import first_wrong
-from nightshift.probe.wrappers import WRAP, ddp_over_gloo, installed_replica, legacy_replica
+from nightshift.probe.wrappers import WRAP, installed_replica, legacy_replica
 
 
 def only(cases: list[ProbeCase], **labels: object) -> list[ProbeCase]:
@@ -56,6 +56,22 @@ def test_every_false_pass_is_found_with_its_cause(cases):
     assert wrong.pop((504, 504, "float32", "from_file")) == "table_size"
     assert wrong[504, 504, "float32", "from_file_repaired"] == ""
     assert set(wrong.values()) == {""}
+
+
+@pytest.mark.parametrize("wrapper", ["none", "replica_installed", "replica_legacy"])
+def test_blocks_that_are_alike_are_asked_once_and_the_one_that_fails_is_named(wrapper):
+    trunk = WRAP[wrapper](encoder.build(replace(SHALLOW, depth=6, global_blocks=(3, 5)), "meta").trunk)
+    blocks, ran = list(trunk.blocks), []
+    for i, block in enumerate(blocks):
+        block.register_forward_hook(lambda *_, i=i: ran.append(i))
+    right, legacy = (1008, 1008), wrapper == "replica_legacy"
+    assert shape_case("", trunk, right).block == (0 if legacy else None)
+    assert ran == ([] if legacy else [0, 1, 3])  # block 0 has no drop path
+    assert shape_case("", trunk, (504, 504)).block == (0 if legacy else 3)
+    for odd in (5, 4) if not legacy else ():  # a block with a table of its own is asked too
+        blocks[odd].attn.freqs_cis = blocks[odd].attn.freqs_cis[1:]
+        assert shape_case("", trunk, right).block == odd
+    assert list(trunk.blocks) == blocks
 
 
 def test_a_rotation_that_is_wrong_in_another_way_is_found():
@@ -110,7 +126,6 @@ def test_torch_is_left_as_it_was_after_a_replica():
     assert (comm.broadcast_coalesced, module._get_device_index) == before
 
 
-@pytest.mark.slow
 def test_ddp_over_gloo_with_two_real_processes():
-    size = Size(168, 56, 14, 192, 6, 3, 4.0, 0.1, 4, (2, 5), 128)  # conf/encoder/tiny.yaml
-    assert ddp_over_gloo(size) == {"as_shipped": "", "repaired": ""}
+    with ddp_over_gloo() as errors:
+        assert errors() == {"as_shipped": "", "repaired": ""}
