@@ -1,9 +1,11 @@
-"""What the cached prefix saves, and a LoRA step against transformers + peft: whole steps, neck, head and optimiser.
+"""What the cached prefix saves, the rotation, and a LoRA step against transformers + peft: whole steps with optimiser.
 
 The arms are defined here, so that the figures do not depend on those of params.yaml.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from unittest.mock import patch
 
 import peft
 import torch
@@ -11,6 +13,9 @@ from torch import Tensor, nn
 from transformers import Sam3VisionConfig, Sam3VisionModel, Sam3ViTConfig
 
 from benchmarks.timing import Row, in_turn, ratio
+from nightshift.backbone import encoder
+from nightshift.backbone.full_size import FULL_SIZE
+from nightshift.backbone.rope import RealAttention, make_real
 from nightshift.commands import planning
 from nightshift.config.kinds import Lora
 from nightshift.config.params import ArmSettings, read
@@ -43,9 +48,27 @@ def rows() -> Iterator[Row]:
     yield ratio("lora_last8_cached_over_uncached", times[0], times[1])
     del last, whole, cached, uncached
 
+    yield ratio("rotation_over_before", *in_turn(PAIRS, *_rotations(), warm=1))
+
     settings = _settings(LORA, 336)
     ours = _step(planning.new_model(settings, "cpu"), settings, True)
     yield ratio("lora_step_over_transformers_peft", *in_turn(PAIRS, ours, _transformers_step(settings), warm=1))
+
+
+def _rotations() -> tuple[Callable[[], object], Callable[[], object]]:
+    """The queries of a global block at 1008 px turned: by one complex product, and by nine real ones as before."""
+    trunk = encoder.build(replace(FULL_SIZE, depth=1, global_blocks=(0,))).trunk
+    make_real(trunk)
+    attention: RealAttention = trunk.blocks[0].attn
+    side = FULL_SIZE.img_size // FULL_SIZE.patch_size
+    shape = 1, side * side, 3, FULL_SIZE.num_heads, FULL_SIZE.embed_dim // FULL_SIZE.num_heads
+    q = torch.rand(shape).permute(2, 0, 3, 1, 4)[0]
+
+    def before() -> None:
+        with patch.object(torch.compiler, "is_compiling", lambda: True):
+            attention._rotate(q)
+
+    return lambda: attention._rotate(q), before
 
 
 def _settings(arm: str, resolution: int) -> ArmSettings:
@@ -59,7 +82,7 @@ def _step(model: SegmentationModel, settings: ArmSettings, from_images: bool) ->
 
     def step() -> None:
         optimiser.zero_grad()
-        add_gradients(model, batch, settings.train, CPU)
+        add_gradients(model, batch, settings.train)
         optimiser.step()
 
     return step

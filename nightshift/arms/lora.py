@@ -10,9 +10,10 @@ import warnings
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
+import torch.nn.functional as F
 from peft import IA3Config, LNTuningConfig, LoraConfig, MissConfig, PeftConfig, PeftModel, VeraConfig, get_peft_model
 from peft.tuners.lora import Linear
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -35,24 +36,46 @@ warnings.filterwarnings("ignore", "Unsupported layer type", module="peft")  # pe
 EVA_CASES = 64  # training cases that `init: eva` looks at, at most
 
 
-class InPlaceLinear(Linear):
-    """peft's layer, W x + s B A x, with the update added in place to W x.
+class OneStepLinear(Linear):
+    """peft's layer, W x + s B A x, as one autograd function, where W is frozen and nothing is dropped.
 
-    peft's own forward makes three more tensors of the output's size, and its backward one; on a CPU allocating them
-    takes more time than the product. Used in training alone: what it saves opens with peft's own layer.
+    peft's own forward makes three more tensors of the output's size, and its backward two; allocating them takes more
+    time than the products with A and B. Used in training alone: what it saves opens with peft's own layer.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., in) -> (..., out)."""
-        if self.disable_adapters or self.merged:
+        name, *more = self.active_adapters
+        plain = isinstance(self.lora_dropout[name], nn.Identity) and not self.base_layer.weight.requires_grad
+        if self.disable_adapters or self.merged or more or not plain:
             result: Tensor = super().forward(x)
             return result
-        rows = x.flatten(0, -2)
-        y = self.base_layer(rows)
-        for name in self.active_adapters:
-            inner = self.lora_A[name](self.lora_dropout[name](rows))
-            y.addmm_(inner.to(y.dtype), self.lora_B[name].weight.mT.to(y.dtype), alpha=self.scaling[name])
+        device, kind = x.device.type, x.dtype
+        if device != "meta" and torch.is_autocast_enabled(device):
+            kind = torch.get_autocast_dtype(device)
+        tensors = x.flatten(0, -2), self.base_layer.weight, self.lora_A[name].weight, self.lora_B[name].weight
+        bias = self.base_layer.bias if self.base_layer.bias is None else self.base_layer.bias.to(kind)
+        y: Tensor = _Update.apply(*(tensor.to(kind) for tensor in tensors), bias, self.scaling[name])
         return y.unflatten(0, x.shape[:-1])
+
+
+class _Update(torch.autograd.Function):
+    """rows (N, in), frozen weight (out, in), a (rank, in), b (out, rank), frozen bias (out,) or None -> (N, out)."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, weight: Tensor, a: Tensor, b: Tensor, bias: Tensor | None, s: float) -> Tensor:
+        y, inner = F.linear(rows, weight, bias), rows @ a.mT
+        ctx.save_for_backward(rows, weight, a, b, inner)
+        ctx.s = s
+        return y.addmm_(inner, b.mT, alpha=s)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,), (rows, weight, a, b, inner) = gradients, ctx.saved_tensors
+        of_inner, of_rows = (gradient @ b) * ctx.s, None
+        if ctx.needs_input_grad[0]:
+            of_rows = (gradient @ weight).addmm_(of_inner, a)
+        return of_rows, None, of_inner.mT @ rows, (gradient.mT @ inner) * ctx.s, None, None
 
 
 def prefix(settings: EncoderArmSettings) -> Prefix:
@@ -135,7 +158,7 @@ class AdaptedModel(SegmentationModel):
         hooks = [layer.register_forward_pre_hook(add) for layer in layers]
         device = next(self.head.parameters()).device
         for case in islice(cases, EVA_CASES):
-            tokens, images = (case[key].to(device) if key in case else None for key in ("tokens", "images"))
+            tokens, images = (case[key].to(device).float() if key in case else None for key in ("tokens", "images"))
             self.eval().features(tokens, images)
         for hook in hooks:
             hook.remove()
@@ -170,7 +193,7 @@ def _config(lora: Lora) -> PeftConfig:
                 target_modules=targets,
             )
             if lora.method == "lora":
-                config._register_custom_module({nn.Linear: InPlaceLinear})
+                config._register_custom_module({nn.Linear: OneStepLinear})
             return config
         case "miss":
             return MissConfig(r=lora.rank, miss_dropout=lora.dropout, target_modules=targets)

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
@@ -45,26 +46,25 @@ TABLES = ("freqs_cis", "freqs_cis_real", "freqs_cis_imag")
 
 
 class RealAttention(Attention):  # type: ignore[misc]
-    """SAM 3's attention with its table as two real float32 buffers, `rope_cos` and `rope_sin` (tokens, head_dim / 2).
+    """SAM 3's attention with its table as a real float32 buffer, `rope` (tokens, head_dim / 2, 2): cosines and sines.
 
     Real, so that no replica, collective or cast takes the complex table apart; not persistent, so that a state_dict
     neither carries nor demands tables of one size; float32 whatever the module is cast to, as SAM 3 rotates in float32.
     """
 
     rope_grid: tuple[int, int]
-    rope_cos: Tensor
-    rope_sin: Tensor
+    rope: Tensor
 
     def set_tables(self, rows: int, columns: int) -> None:
-        """Tables for a grid of rows x columns tokens, on the device of the weights."""
+        """The table for a grid of rows x columns tokens, on the device of the weights."""
         self.rope_grid = rows, columns
-        table = table_of(self, rows, columns)
-        device = next(self.parameters()).device
-        for name, part in (("rope_cos", table.real), ("rope_sin", table.imag)):
-            self.register_buffer(name, part.float().to(device), persistent=False)
+        table = torch.view_as_real(table_of(self, rows, columns))
+        self.register_buffer("rope", table.to(next(self.parameters()).device), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """As sam3's. x (B, rows, columns, C) -> the same shape.
+        """As sam3's, with v as a tensor of its own: so the backward pass keeps a third of q, k and v, not all.
+
+        x (B, rows, columns, C) -> the same shape.
 
         Raises RopeError for another grid than the tables', also for one with as many tokens.
         """
@@ -73,20 +73,27 @@ class RealAttention(Attention):  # type: ignore[misc]
             call = call_of(frame for frame, _ in traceback.walk_stack(None))
             cure = grid_cure(call, rows * columns, self.rope_grid[0] * self.rope_grid[1])
             raise RopeError(f"tables for {_grid(self.rope_grid)} tokens met {_grid((rows, columns))}; {cure}")
-        result: Tensor = super().forward(x)
+        qkv = self.qkv(x).reshape(len(x), rows * columns, 3, self.num_heads, -1)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, heads, tokens, head_dim)
+        y = F.scaled_dot_product_attention(*self._apply_rope(q, k), v.contiguous())
+        result: Tensor = self.proj(y.transpose(1, 2).reshape(x.shape))
         return result
 
     def _apply_rope(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         return self._rotate(q), self._rotate(k)
 
     def _rotate(self, x: Tensor) -> Tensor:
-        """x (B, heads, tokens, head_dim): channels 2i and 2i + 1 are one complex number, turned by the table."""
-        real, imaginary = x.float().reshape(*x.shape[:-1], -1, 2).unbind(-1)
-        turned = (
-            real * self.rope_cos - imaginary * self.rope_sin,
-            real * self.rope_sin + imaginary * self.rope_cos,
-        )
-        return torch.stack(turned, dim=-1).flatten(-2).type_as(x)
+        """x (B, heads, tokens, head_dim): channels 2i and 2i + 1 are one complex number, turned by the table.
+
+        As one complex product: nine real kernels take five times as long, unless a compiler makes one of them.
+        """
+        pairs = x.float().unflatten(-1, (-1, 2))
+        if torch.compiler.is_compiling():
+            (real, imaginary), (cos, sin) = pairs.unbind(-1), self.rope.unbind(-1)
+            turned = torch.stack((real * cos - imaginary * sin, real * sin + imaginary * cos), dim=-1)
+        else:
+            turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(self.rope))
+        return turned.flatten(-2).type_as(x)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "RealAttention":
         """Moves go along, casts do not; from the meta device the tables are computed, not left empty."""
@@ -189,9 +196,12 @@ def make_tables(trunk: nn.Module) -> None:
 def make_real(trunk: nn.Module) -> None:
     """Swap every attention of the trunk for `RealAttention`, in place; weights, names and adapters stay as they are.
 
-    Raises RopeError for a module that is no trunk of SAM 3, such as the whole model.
+    Raises RopeError for a module that is no trunk of SAM 3, such as the whole model, and for one whose attention has
+    more than RoPE, which SAM 3's never has.
     """
-    for _, attention, _ in attentions(trunk):
+    for i, attention, _ in attentions(trunk):
+        if not attention.use_rope or attention.use_rel_pos or attention.cls_token:
+            raise RopeError(f"blocks.{i}.attn: expected RoPE alone, without relative positions or a class token")
         if not isinstance(attention, RealAttention):
             for name in TABLES:
                 attention._buffers.pop(name, None)

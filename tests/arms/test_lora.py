@@ -144,7 +144,7 @@ def test_training_changes_no_base_weight_and_plain_peft_opens_and_merges_it(sett
 def test_only_plain_lora_is_trained_with_our_layer_and_dora_differs_from_it(settings_of):
     models = {method: trained(settings_of(method=method)) for method in ("lora", "dora")}
     layers = {method: type(model.neck.trunk.blocks[-1].attn.qkv) for method, model in models.items()}
-    assert layers == {"lora": lora.InPlaceLinear, "dora": peft.tuners.lora.Linear}
+    assert layers == {"lora": lora.OneStepLinear, "dora": peft.tuners.lora.Linear}
     ours, other = (output(model.neck.trunk) for model in models.values())
     assert (ours - other).abs().max() > 1e-2
 
@@ -198,7 +198,7 @@ def test_the_probe_runs_every_method(settings_of, method):
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 @pytest.mark.parametrize(("precision", "near"), [("fp32", 1e-5), ("bf16", 2e-2)])
-def test_a_layer_that_adds_in_place_is_pefts(settings_of, precision, near, dropout):
+def test_our_layer_computes_what_pefts_does(settings_of, precision, near, dropout):
     trunk = fresh(settings_of(dropout=dropout))
     lora.add_adapters(trunk, settings_of(dropout=dropout).arm)
     layer, x = trunk.blocks[-1].attn.qkv, torch.randn(2, 4, 4, 32, requires_grad=True)

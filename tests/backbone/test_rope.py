@@ -41,7 +41,7 @@ def images(height: int, width: int = 0) -> torch.Tensor:
 def test_repaired_tables_equal_those_of_a_trunk_built_for_the_size(side):
     native = encoder.build(preset(side)).trunk
     for real, shipped in zip(repaired(side).blocks, native.blocks, strict=True):
-        table = torch.complex(real.attn.rope_cos, real.attn.rope_sin)
+        table = torch.view_as_complex(real.attn.rope)
         assert (table - shipped.attn.freqs_cis).abs().max() <= 1e-6
     complex_only = encoder.build(preset()).trunk
     rope.set_grid(complex_only, side // PATCH)
@@ -113,22 +113,22 @@ def test_a_legacy_replica_of_the_repaired_trunk_with_lora_is_the_plain_one():
 
 def test_casts_leave_the_tables_in_float32_and_moves_take_them_along():
     trunk = repaired(504)
-    before = trunk.blocks[1].attn.rope_cos.clone()
+    before = trunk.blocks[1].attn.rope.clone()
     for cast in (torch.bfloat16, torch.float16):
         trunk.to(cast)
         attention = trunk.blocks[1].attn
-        assert attention.qkv.weight.dtype == cast and attention.rope_cos.dtype == torch.float32
-        assert torch.equal(attention.rope_cos, before)
+        assert attention.qkv.weight.dtype == cast and attention.rope.dtype == torch.float32
+        assert torch.equal(attention.rope, before)
     meta = repaired(504).to("meta")
-    assert meta.blocks[1].attn.rope_cos.is_meta
-    assert torch.equal(meta.to_empty(device="cpu").blocks[1].attn.rope_cos, before)
+    assert meta.blocks[1].attn.rope.is_meta
+    assert torch.equal(meta.to_empty(device="cpu").blocks[1].attn.rope, before)
 
 
 def test_a_state_dict_has_no_tables_and_one_with_tables_loads():
     trunk = repaired(504)
     assert not any("rope_" in name or "freqs_cis" in name for name in trunk.state_dict())
     trunk.load_state_dict(encoder.build(preset(1008)).trunk.state_dict())  # strict, with tables made at 1008
-    assert trunk.blocks[1].attn.rope_cos.shape == (36 * 36, 8)
+    assert trunk.blocks[1].attn.rope.shape == (36 * 36, 8, 2)
 
 
 def test_explain_names_cause_and_cure_on_any_model():
@@ -244,8 +244,31 @@ def test_what_is_no_trunk_is_told_where_it_is(act):
     act(neck.trunk)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_complex_product_has_the_bits_of_the_real_one_forward_and_backward(dtype, monkeypatch):
+    """The real one is what a compiler is given."""
+    attention = repaired(168).blocks[1].attn
+    qkv = torch.randn(2, 144, 3, 2, 16, dtype=dtype, requires_grad=True)
+    q, weights = qkv.permute(2, 0, 3, 1, 4).unbind(0)[0], torch.randn(2, 2, 144, 16, dtype=dtype)
+    found = []
+    for compiling in (False, True):
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda compiling=compiling: compiling)
+        turned = attention._rotate(q)
+        found.append((turned, *torch.autograd.grad((turned * weights).sum(), qkv)))
+    for ours, real in zip(*found, strict=True):
+        assert ours.dtype == dtype and torch.equal(ours, real)
+
+
+@pytest.mark.parametrize(("name", "value"), [("use_rope", False), ("use_rel_pos", True), ("cls_token", True)])
+def test_attention_that_has_more_than_rope_is_not_made_real(name, value):
+    trunk = encoder.build(preset()).trunk
+    setattr(trunk.blocks[1].attn, name, value)
+    with pytest.raises(RopeError, match=r"^blocks\.1\.attn: expected RoPE alone"):
+        rope.make_real(trunk)
+
+
 def test_sam3_still_is_what_the_repair_relies_on():
-    """RealAttention overrides two methods and one buffer of sam3's Attention; a change there must be looked at."""
+    """RealAttention has its own forward for sam3's Attention, and another buffer; a change there must be looked at."""
     attention = encoder.build(preset()).trunk.blocks[1].attn
     assert set(dict(attention.named_buffers())) == {"freqs_cis"} and attention.freqs_cis.is_complex()
     assert attention.rope_pt_size == (WINDOW, WINDOW) and attention.rope_interp and attention.rope_theta == 10000.0

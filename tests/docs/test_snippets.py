@@ -51,7 +51,7 @@ def test_the_assertion_is_explained_and_the_repair_works(size):
         exec(EXPLAIN, names)  # noqa: S102
     exec(REPAIR, names)  # noqa: S102
     exec(EXPLAIN, names)  # noqa: S102
-    assert names["model"].backbone.vision_backbone.trunk.blocks[7].attn.rope_cos.shape == (tokens, 32)
+    assert names["model"].backbone.vision_backbone.trunk.blocks[7].attn.rope.shape == (tokens, 32, 2)
 
 
 def test_plain_peft_gives_our_features(small: Callable[..., ArmSettings]):
