@@ -47,7 +47,6 @@ PARTS = (
     Part("lora", 140),
     Part("epochs", 75),
     Part("modes", 60),
-    Part("strict", 45, environment={"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}),
     Part("others", 75),
     Part("latency", 40),
     Part("resume", 150, last=True),

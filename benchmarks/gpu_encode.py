@@ -1,26 +1,18 @@
-"""Encoding four frames: as it is, with fewer bytes, and compiled; against the GPU's own matrix product and copy."""
+"""Encoding four frames: as it is, and compiled; against the GPU's own matrix product and copy."""
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from benchmarks import variants
 from benchmarks.gpu_rows import Bench, Measurement, flops_of, peak_flops, speed_rows, wall
+from benchmarks.gpu_steps import VARIANTS
 from benchmarks.timing import Row, noted, row
 from nightshift.backbone import encoder
 from nightshift.config.params import ArmSettings
 from nightshift.engine.device import autocast
 
 BATCH = 4
-VARIANTS: dict[str, tuple[Callable[..., Any], ...]] = {
-    "as_it_is": (),
-    "complex_rotation": (variants.complex_rotation,),
-    "complex_rotation_contiguous_v": (variants.complex_rotation, variants.contiguous_v),
-    "compiled": (variants.compiled,),
-    "compiled_contiguous_v": (variants.compiled, variants.contiguous_v),
-}
 
 
 def measurements(bench: Bench) -> Iterator[Measurement]:
@@ -63,7 +55,7 @@ class Encoding:
     def rows(self, variant: str) -> Iterator[Row]:
         """Speed of one of VARIANTS, and how far its tokens are from those as it is."""
         name = f"encode_batch{BATCH}/{variant}"
-        with variants.applied(self.neck.trunk, *VARIANTS[variant]):
+        with VARIANTS[variant](self.neck.trunk):
             yield from speed_rows(name, self.encode, self.bench, BATCH, self.flops, self.peak)
             error = (self.encode().float() - self.tokens).norm() / self.tokens.norm()
         yield row(f"{name}.difference", error.item(), "ratio")

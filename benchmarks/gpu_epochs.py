@@ -1,20 +1,17 @@
-"""Epochs by the pipeline's own steps, from cases on disk: as it is, with a prefetched batch, and with all on the GPU.
+"""Epochs by the pipeline's own steps, from cases on disk.
 
 Loading and collating are in it, other than in gpu_steps.py. Encoding by the stage's own code, too.
 """
 
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import torch
-from torch.utils.data import default_collate
 
-from benchmarks import variants
 from benchmarks.gpu_rows import Bench, Measurement, kernel_rows, wall
 from benchmarks.timing import Row, row
 from nightshift.backbone import encoder
@@ -27,7 +24,7 @@ from nightshift.feature_cache import encode_cases
 from nightshift.ingest.prepared import write_cases
 from nightshift.ingest.record import SourceCase
 from nightshift.model.kinds import kind_of
-from nightshift.training import state as state_module
+from nightshift.training.batches import Batches
 from nightshift.training.state import TrainingState
 from nightshift.training.validation import validate
 
@@ -45,14 +42,11 @@ def measurements(bench: Bench) -> Iterator[Measurement]:
         settings = bench.settings("frozen", f"train.batch_size={BATCHES['frozen']}")
         yield "encode_stage", lambda: encode_rows(cases, settings, bench, folder)
         frozen = Epochs("frozen", TrainingCases(cases, Shards(folder / "tokens", "pt"), settings), bench, folder)
-        yield "frozen_epoch/as_it_is", lambda: frozen.rows("as_it_is", None)
-        yield "frozen_epoch/prefetched", lambda: frozen.rows("prefetched", frozen.half)
-        yield "frozen_epoch/on_the_gpu", lambda: frozen.resident_rows()
+        yield "frozen_epoch/as_it_is", lambda: frozen.rows()
         yield "frozen_epoch/validation", lambda: frozen.validation_rows()
         settings = bench.settings("lora", f"train.batch_size={BATCHES['lora']}")
         lora = Epochs("lora", TrainingCases(cases, None, settings), bench, folder)
-        yield "lora_epoch/as_it_is", lambda: lora.rows("as_it_is", None)
-        yield "lora_epoch/prefetched", lambda: lora.rows("prefetched", lora.cases.__getitem__)
+        yield "lora_epoch/as_it_is", lambda: lora.rows()
 
 
 def write_noise(folder: Path, count: int) -> Cases:
@@ -91,41 +85,26 @@ class Epochs:
         settings = cases.settings
         model = kind_of(settings).build(settings, str(bench.device))
         self.state = TrainingState(model, settings.train, 0, bench.device, folder / f"states-{arm}")
+        self.batches_of = Batches(cases, bench.device)
         count = min(len(cases), COUNTS[arm])
         self.order = [part.tolist() for part in torch.randperm(count).split(settings.train.batch_size)]
-        self.half = lambda i: variants.half_item(cases, i)
 
-    def epoch(self, batches: Iterable[variants.Batch] | None) -> None:
-        """One epoch; the batches are loaded by the step itself, or are these."""
+    def epoch(self) -> None:
+        """One epoch of steps as the trainer takes them."""
         self.state.model.train()
-        given, collate = iter(batches or ()), state_module.default_collate
-        with patch.object(state_module, "default_collate", collate if batches is None else lambda _: next(given)):
-            for number, indices in enumerate(self.order):
-                cases: Any = self.cases if batches is None else range(len(self.cases))  # items that nobody looks at
-                self.state.step(indices, number, len(self.order), cases, lambda: [False])
+        with self.batches_of(self.order) as batches:
+            for number, (indices, batch) in enumerate(zip(self.order, batches, strict=True)):
+                self.state.step(indices, batch, number, len(self.order), self.cases, lambda: [False])
 
-    def rows(self, variant: str, item: Any) -> Iterator[Row]:
-        """Seconds and the GPU's share of the second epoch; with `item` batches are prefetched."""
-
-        def epoch() -> None:
-            self.epoch(variants.prefetched(item, self.order, self.bench.device) if item else None)
-
-        yield from self._rows(variant, epoch)
-
-    def resident_rows(self) -> Iterator[Row]:
-        """The same with every case on the GPU beforehand."""
-        items = [self.half(i) for i in range(len(self.cases))]
-        sent = {key: value.to(self.bench.device) for key, value in default_collate(items).items()}
-        yield from self._rows("on_the_gpu", lambda: self.epoch(variants.resident(sent, self.order, self.bench.device)))
-
-    def _rows(self, variant: str, epoch: Any) -> Iterator[Row]:
-        name, count = f"{self.arm}_epoch/{variant}", sum(map(len, self.order))
-        epoch()
-        seconds = wall(epoch, self.bench.device)
+    def rows(self) -> Iterator[Row]:
+        """Seconds and the GPU's share of the second epoch."""
+        name, count = f"{self.arm}_epoch/as_it_is", sum(map(len, self.order))
+        self.epoch()
+        seconds = wall(self.epoch, self.bench.device)
         yield row(f"{name}.seconds_per_case", seconds / count, "s")
         if self.bench.device.type == "cuda":
-            yield row(f"{name}.syncs_per_step", syncs(epoch) / len(self.order), "")
-        yield from kernel_rows(name, epoch, seconds, self.bench)
+            yield row(f"{name}.syncs_per_step", syncs(self.epoch) / len(self.order), "")
+        yield from kernel_rows(name, self.epoch, seconds, self.bench)
 
     def validation_rows(self) -> Iterator[Row]:
         """Seconds per case of the validation at the end of an epoch, from kept tokens."""

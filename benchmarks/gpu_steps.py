@@ -1,7 +1,8 @@
-"""Training steps of all arms, as they are and with what could make them quicker; memory beside the plan's figure."""
+"""Training steps of all arms, as they are and compiled; memory beside the plan's figure."""
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -16,25 +17,18 @@ from nightshift.config.params import ArmSettings
 from nightshift.model.segmentation import SegmentationModel
 from nightshift.training.step import add_gradients, optimiser_of
 
-VARIANTS: dict[str, tuple[Callable[..., Any], ...]] = {
-    "as_it_is": (),
-    "complex_rotation": (variants.complex_rotation,),
-    "one_function": (variants.complex_rotation, variants.one_lora_function),
-    "one_function_contiguous_v": (variants.complex_rotation, variants.one_lora_function, variants.contiguous_v),
-    "compiled": (variants.compiled,),
-    "compiled_contiguous_v": (variants.compiled, variants.contiguous_v),
-    "compiled_one_function": (variants.compiled, variants.one_lora_function),
+VARIANTS: dict[str, Callable[[Any], AbstractContextManager[None]]] = {
+    "as_it_is": nullcontext,
+    "compiled": variants.compiled,
 }
-FEW = ("as_it_is", "one_function_contiguous_v", "compiled")
-MORE = ("compiled_contiguous_v", "compiled_one_function")
 PLANNED = (("lora", 4), ("lora", 1), ("lora_last8", 4), ("frozen", 8))  # arm, cases of a batch
 
 
 def lora(bench: Bench) -> Iterator[Measurement]:
-    """LoRA in all blocks: a batch of 4 with the variants, one case, and at last what takes long to compile."""
-    for cases, names in ((4, [name for name in VARIANTS if name not in MORE]), (1, FEW), (4, MORE)):
+    """LoRA in all blocks: a batch of 4, and one case."""
+    for cases in (4, 1):
         stepping = Stepping("lora", cases, bench)
-        for name in names:
+        for name in VARIANTS:
             yield stepping.name(name), lambda stepping=stepping, name=name: stepping.rows(name)
         del stepping
         free_memory()
@@ -42,7 +36,7 @@ def lora(bench: Bench) -> Iterator[Measurement]:
 
 def others(bench: Bench) -> Iterator[Measurement]:
     """LoRA in the last blocks and the frozen arm from kept tokens, float32, and the whole trunk trained."""
-    for arm, cases, names in (("frozen", 8, ("as_it_is",)), ("lora_last8", 4, FEW)):
+    for arm, cases, names in (("frozen", 8, ["as_it_is"]), ("lora_last8", 4, list(VARIANTS))):
         stepping = Stepping(arm, cases, bench)
         for name in names:
             yield stepping.name(name), lambda stepping=stepping, name=name: stepping.rows(name)
@@ -94,20 +88,20 @@ class Stepping:
 
     def step(self) -> None:
         self.optimiser.zero_grad()
-        add_gradients(self.model, self.batch, self.train, self.bench.device)
+        add_gradients(self.model, self.batch, self.train)
         self.optimiser.step()
 
     def gradients(self) -> Tensor:
         """Of all trained parameters, in a row."""
         self.optimiser.zero_grad()
-        add_gradients(self.model, self.batch, self.train, self.bench.device)
+        add_gradients(self.model, self.batch, self.train)
         found = [p.grad.flatten() for p in self.model.parameters() if p.grad is not None]
         return torch.cat(found)
 
     def rows(self, variant: str) -> Iterator[Row]:
         """Speed of one of VARIANTS, and how far its gradients are from those as it is, with the same parameters."""
         reference = self.gradients()
-        with variants.applied(self.model.neck.trunk, *VARIANTS[variant]):
+        with VARIANTS[variant](self.model.neck.trunk):
             start = time.perf_counter()
             error = ((self.gradients() - reference).norm() / reference.norm()).item()
             first = time.perf_counter() - start
@@ -141,7 +135,7 @@ def trunk_rows(bench: Bench) -> Iterator[Row]:
 
     def step() -> None:
         optimiser.zero_grad()
-        add_gradients(model, batch, settings.train, bench.device)
+        add_gradients(model, batch, settings.train)
         optimiser.step()
 
     name = "trunk_in_full_batch1/activation_checkpointing"

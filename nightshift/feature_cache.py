@@ -6,6 +6,7 @@ the last whole shard.
 
 import shutil
 import time
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -28,6 +29,7 @@ from nightshift.data.letterbox import frame_to_square
 from nightshift.data.locations import ENCODED, FRAMES, PREPARED, WEIGHTS
 from nightshift.data.shards import LIMIT
 from nightshift.engine import checkpoints, distributed
+from nightshift.engine.ahead import ahead
 from nightshift.engine.device import HALF, autocast, device, seed_everything
 from nightshift.jobs import resources
 
@@ -76,15 +78,23 @@ def encode_cases(
     known = sum(len(shard) for shard, name in zip(shards, names, strict=True) if name in present)
     if known and distributed.rank() == 0:
         say(f"going on after {known} of {count} cases")
-    with steps_bar("encode", count, known) as done:
-        for number, (shard, name) in enumerate(zip(shards, names, strict=True)):
-            if name in present or number % distributed.size() != distributed.rank():
-                continue
+    own = range(distributed.rank(), len(shards), distributed.size())
+    parts = {names[number]: _batches(shards[number]) for number in own if names[number] not in present}
+
+    def images(indices: range) -> dict[str, Tensor]:
+        pixels = [frames[i % len(frames)] for i in indices]
+        seen = [one[:, ::-1].copy() if i >= len(frames) else one for i, one in zip(indices, pixels, strict=True)]
+        return {"images": torch.stack([frame_to_square(one, settings.resolution) for one in seen])}
+
+    with (
+        steps_bar("encode", count, known) as done,
+        ahead(images, chain.from_iterable(parts.values()), device()) as batches,
+    ):
+        for name, part in parts.items():
             assert neck is not None  # there is a case
             arrays: dict[str, Tensor] = {}
-            for first in range(shard.start, shard.stop, BATCH):
-                indices = range(first, min(first + BATCH, shard.stop))
-                arrays |= _features(neck, frames, indices, prefix, settings)
+            for indices in part:
+                arrays |= _features(neck, next(batches)["images"], indices, prefix, settings)
                 done(len(indices))
             with replacing(folder / name) as temporary:
                 save_file(arrays, temporary)
@@ -101,14 +111,15 @@ def encode_cases(
     return known
 
 
+def _batches(shard: range) -> list[range]:
+    return [shard[first : first + BATCH] for first in range(0, len(shard), BATCH)]
+
+
 def _features(
-    neck: encoder.Sam3DualViTDetNeck, frames: Frames, indices: range, prefix: Prefix, settings: EncoderSettings
+    neck: encoder.Sam3DualViTDetNeck, images: Tensor, indices: range, prefix: Prefix, settings: EncoderSettings
 ) -> dict[str, Tensor]:
-    """The arrays of some frames by name, on the CPU."""
+    """The arrays of some images by name, on the CPU; `indices` are their numbers."""
     kind = HALF.get(settings.encoder.precision, torch.float32)
-    pixels = [frames[i % len(frames)] for i in indices]
-    seen = [one[:, ::-1].copy() if i >= len(frames) else one for i, one in zip(indices, pixels, strict=True)]
-    images = torch.stack([frame_to_square(one, settings.resolution) for one in seen]).to(device())
     with torch.no_grad(), autocast(device(), settings.encoder.precision):
         outputs = {"tokens": encoder.run_prefix(neck.trunk, images, prefix.blocks)}
         if prefix.output == "levels":
@@ -118,7 +129,7 @@ def _features(
     return {
         f"{name}.{i}": value.contiguous().clone()
         for name, values in outputs.items()
-        for i, value in zip(indices, values.to("cpu", kind), strict=True)
+        for i, value in zip(indices, values.to(kind).cpu(), strict=True)  # halved first: half the bytes to send
     }
 
 

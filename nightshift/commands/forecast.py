@@ -90,9 +90,7 @@ def measure(settings: ArmSettings, device: torch.device, progress: Progress) -> 
 
     def step(cases: int) -> float:
         batch = noise_batch(settings, start, cases, device)
-        return _seconds(
-            device, lambda: (optimiser.zero_grad(), add_gradients(model, batch, train, device), optimiser.step())
-        )
+        return _seconds(device, lambda: (optimiser.zero_grad(), add_gradients(model, batch, train), optimiser.step()))
 
     step(1)  # warms up
     one, cases, steps = step(1), train.batch_size, MEASURED_STEPS

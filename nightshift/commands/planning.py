@@ -148,7 +148,7 @@ def tensor_bytes(settings: ArmSettings, device: torch.device) -> int:
         best: list[Tensor] = []
         for _ in range(2):  # from the second one on, the optimiser's state is in memory as well
             optimiser.zero_grad()
-            add_gradients(model, noise_batch(settings, start, counted, cpu), train, cpu)
+            add_gradients(model, noise_batch(settings, start, counted, cpu), train)
             optimiser.step()
             if device.type == "cpu" and not best:
                 best += [p.detach().clone() for p in model.parameters() if p.requires_grad]

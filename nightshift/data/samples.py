@@ -1,9 +1,11 @@
 """What an arm is trained on: cases with what was kept of their encoding, and mirrored ones."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
+from torch.utils.data import default_collate
 
 from nightshift.config.params import ArmSettings
 from nightshift.console.errors import UserError
@@ -16,8 +18,8 @@ from nightshift.data.shards import Shards
 class TrainingCases(torch.utils.data.Dataset[dict[str, Tensor | int]]):
     """Per case a dict of `index`, `angles` (2,), `target` (1, R, R), and one of
 
-    `tokens` (g, g, D), `level.0` .. `level.2` or `images` (3, R, R). With n cases, number n + i is case i mirrored:
-    left is right, and LAO is RAO.
+    `tokens` (g, g, D), `level.0` .. `level.2`, both in the precision that they are kept in, or `images` (3, R, R). With
+    n cases, number n + i is case i mirrored: left is right, and LAO is RAO.
     """
 
     def __init__(self, cases: Cases, kept: Shards | None, settings: ArmSettings) -> None:
@@ -40,10 +42,14 @@ class TrainingCases(torch.utils.data.Dataset[dict[str, Tensor | int]]):
         }
         for name in ("tokens", *(f"level.{number}" for number in range(LEVELS))):
             if self.kept is not None and (array := f"{name}.{number}") in self.kept.index:
-                item[name] = self.kept[array].float()
+                item[name] = self.kept[array]
         if self.kept is None or self.settings.needs_images:
             item["images"] = frame_to_square(case.frame, resolution)
         return item
+
+    def batch(self, numbers: Sequence[int]) -> dict[str, Tensor]:
+        """Some of them as one, empty for none."""
+        return default_collate([self[i] for i in numbers]) if numbers else {}
 
 
 def angles_of(case: Case, mode: str) -> tuple[float, float]:

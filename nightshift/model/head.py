@@ -2,7 +2,7 @@
 
     levels (B, d_model, 4g, 4g), (.., 2g, 2g), (.., g, g), each normalised
       -> 1x1 convolution -> 4g x 4g by pixel shuffle (a token holds a patch: where in the patch is in its channels, so
-         channels become pixels), and with `detail` a stem of the image
+         channels become pixels), and with `detail` a stem of the image, at twice that
       -> 3x3 convolution -> FiLM by the view -> 3x3 convolutions, one of them dilated -> pixel shuffle
       -> logits (B, 1, 8g, 8g)
 
@@ -23,7 +23,7 @@ FREQUENCIES = (1, 2, 3)  # per turn: whole numbers, so that -180 and 180 degrees
 
 def view_features(angles: Tensor) -> Tensor:
     """Angles (B, 2) in degrees, primary and secondary -> (B, 12): sine and cosine of each at FREQUENCIES."""
-    turns = torch.deg2rad(angles)[:, :, None] * torch.tensor(FREQUENCIES, dtype=angles.dtype, device=angles.device)
+    turns = torch.stack([torch.deg2rad(angles) * frequency for frequency in FREQUENCIES], dim=-1)
     return torch.cat([turns.sin(), turns.cos()], dim=-1).flatten(1)
 
 
@@ -70,8 +70,10 @@ class SegmentationHead(nn.Module):
             F.pixel_shuffle(fold(x), factor) for fold, x, factor in zip(self.folds, levels, (1, 2, 4), strict=True)
         ]
         if self.stem is not None:
-            stem = F.gelu(self.stem(images))
-            parts.append(F.interpolate(stem.float(), parts[0].shape[-2:], mode="bilinear", antialias=True))
+            assert images is not None
+            rows, columns = parts[0].shape[-2:]  # resized first: backwards through that a GPU is not deterministic
+            small = F.interpolate(images, (2 * rows, 2 * columns), mode="bilinear", antialias=True)
+            parts.append(F.gelu(self.stem(small)))
         x = self.fuse(torch.cat(parts, dim=1))
         if self.film is not None:
             x = self.film(x, angles)

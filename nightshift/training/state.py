@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import default_collate
 
 from nightshift.config.sections import Patience, Train
 from nightshift.console.errors import UserError
@@ -124,13 +123,21 @@ class TrainingState:
         return done >= self.settings.most_epochs
 
     def step(
-        self, indices: list[int], step: int, steps: int, cases: TrainingCases, asked: Callable[[], list[bool]]
+        self,
+        indices: list[int],
+        batch: dict[str, Tensor],
+        step: int,
+        steps: int,
+        cases: TrainingCases,
+        asked: Callable[[], list[bool]],
     ) -> list[bool]:
         """Train on one batch, of which this process takes its share.
 
         Args:
             indices: cases of the whole batch.
+            batch: the share of this process on the device, empty for none.
             step: number of this step, of `steps` in all; they give the learning rate.
+            cases: of which the batch is.
             asked: questions to all processes, asked during the step.
 
         Returns:
@@ -143,11 +150,11 @@ class TrainingState:
             rate = self.settings.rate * group["factor"]
             group["lr"] = rate * learning_rate_factor(step, steps, self.settings.warmup)
         self.optimiser.zero_grad()
-        loss, share = 0.0, indices[distributed.rank() :: distributed.size()]
-        if share:
-            batch = default_collate([cases[i] for i in share])
-            loss = add_gradients(self.model, batch, self.settings, self.device, len(indices), self.scaler.scale).item()
-        summed = torch.tensor([loss, *asked()], device=self.device)
+        loss = torch.zeros((), device=self.device)
+        if batch:
+            loss = add_gradients(self.model, batch, self.settings, len(indices), self.scaler.scale)
+        answers = [torch.full((), float(yes), device=self.device) for yes in asked()]
+        summed = torch.stack((loss, *answers))
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters.values()]
         for p, gradient in zip(self.parameters.values(), gradients, strict=True):
             p.grad = gradient
@@ -155,15 +162,16 @@ class TrainingState:
         self.scaler.unscale_(self.optimiser)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.clip_norm)
         overflow = self.scaler.is_enabled() and self.scaler.get_scale() >= 1  # float16: it skips the step, scales less
-        if not torch.isfinite(summed[0]) or not (torch.isfinite(norm) or overflow):
-            names = ", ".join(cases.cases[i % len(cases)].case_id for i in indices)
-            where = f"in epoch {self.progress.epoch}, cases {names}"
-            raise UserError(f"the loss is not finite {where}; look at these, or lower train.learning_rate")
         self.scaler.step(self.optimiser)
         self.scaler.update()
-        self.progress.losses.append(summed[0].item() * len(indices))
+        mean, *said, longest = torch.cat((summed, norm[None])).tolist()  # the one wait for the GPU: all is under way
+        if not math.isfinite(mean) or not (math.isfinite(longest) or overflow):
+            names = ", ".join(cases.cases.rows[i % len(cases)]["case_id"] for i in indices)
+            where = f"in epoch {self.progress.epoch}, cases {names}"
+            raise UserError(f"the loss is not finite {where}; look at these, or lower train.learning_rate")
+        self.progress.losses.append(mean * len(indices))
         self.progress.batch += 1
-        return (summed[1:] > 0).tolist()
+        return [yes > 0 for yes in said]
 
     def end_epoch(self, train_cases: TrainingCases, val_cases: TrainingCases) -> None:
         """Validate, add a row to the curves, keep the best parameters."""

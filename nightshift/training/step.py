@@ -50,14 +50,13 @@ def add_gradients(
     model: ArmModel,
     batch: dict[str, Tensor],
     settings: Train,
-    device: torch.device,
     batch_cases: int | None = None,
     scale: Callable[[Tensor], Tensor] = lambda loss: loss,
 ) -> Tensor:
     """Forward and backward of a batch, `micro_batch` cases at a time.
 
     Args:
-        batch: tensors as `TrainingCases` has them, collated.
+        batch: as `TrainingCases` makes it, on the device of the model.
         batch_cases: number of cases in the whole batch, where `batch` is one process's share of it; the losses of all
             processes then add up to the mean over the whole batch.
         scale: gradient scaling for float16, in which small gradients would be zero.
@@ -65,18 +64,18 @@ def add_gradients(
     Returns:
         The mean loss over the cases, a scalar.
     """
-    total, cases = torch.zeros((), device=device), len(batch["index"])
+    total, cases = torch.zeros((), device=batch["target"].device), len(batch["index"])
     for first in range(0, cases, micro_batch_size(settings)):
         part = {key: value[first : first + micro_batch_size(settings)] for key, value in batch.items()}
         share = len(part["index"]) / (batch_cases or cases)
-        loss = loss_of(forward(model, part, device), part["target"].to(device)) * share
+        loss = loss_of(forward(model, part), part["target"]) * share
         scale(loss).backward()
         total += loss.detach()
     return total
 
 
-def forward(model: ArmModel, batch: dict[str, Tensor], device: torch.device) -> Tensor:
-    """Logits (B, 1, R, R) of a batch as `TrainingCases` collates it."""
-    tokens, angles, images = (batch[key].to(device) if key in batch else None for key in ("tokens", "angles", "images"))
-    levels = [batch[key].to(device) for key in sorted(batch) if key.startswith("level.")]
+def forward(model: ArmModel, batch: dict[str, Tensor]) -> Tensor:
+    """Logits (B, 1, R, R) of a batch as `TrainingCases` makes it; kept tokens or levels become float32 here."""
+    tokens, angles, images = (batch[key].float() if key in batch else None for key in ("tokens", "angles", "images"))
+    levels = [batch[key].float() for key in sorted(batch) if key.startswith("level.")]
     return model(tokens, angles, images, levels or None)

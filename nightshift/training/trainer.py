@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch.utils.data import default_collate
 
 from nightshift.config.hardware import hardware
 from nightshift.config.kinds import TrainedSection
@@ -24,6 +23,7 @@ from nightshift.engine.device import device as chosen_device
 from nightshift.engine.device import give_memory_back, seed_everything
 from nightshift.model.base import ArmModel
 from nightshift.model.kinds import kind_of
+from nightshift.training.batches import Batches
 from nightshift.training.choice import choose
 from nightshift.training.state import Trained, TrainingState
 from nightshift.training.step import micro_batch_size
@@ -57,28 +57,32 @@ def train(
         give_memory_back()
     state = TrainingState(model, settings, seed, device, folder)
     if not state.resume():
-        model.initialise(default_collate([train_cases[i]]) for [i] in _order(train_cases, 1, seed, epoch=0))
+        model.initialise(train_cases.batch(one) for one in _order(train_cases, 1, seed, epoch=0))
     every, progress, before = hardware().checkpoint_minutes * 60, state.progress, state.progress.seconds
+    batches_of = Batches(train_cases, device)
     per_epoch = -(-len(train_cases) // settings.batch_size)
     steps = settings.most_epochs * per_epoch
     done_before = (progress.epoch - 1) * per_epoch + progress.batch
     with checkpoints.stop_asked() as stop_asked, steps_bar(label, steps, done_before) as advance:
         while not state.finished:
             model.train()
-            for indices in _order(train_cases, settings.batch_size, seed, progress.epoch)[progress.batch :]:
-                step = (progress.epoch - 1) * per_epoch + progress.batch
-                stop, due = state.step(
-                    indices,
-                    step,
-                    steps,
-                    train_cases,
-                    lambda: [stop_asked(), time.monotonic() - state.saved_at >= every],
-                )
-                advance(1)
-                if stop or (due and progress.batch < per_epoch):
-                    state.save()
-                if stop:
-                    raise Interrupted(f"stopped in epoch {progress.epoch}; the same command goes on from there")
+            order = _order(train_cases, settings.batch_size, seed, progress.epoch)[progress.batch :]
+            shares = [indices[distributed.rank() :: distributed.size()] for indices in order]
+            with batches_of(shares) as batches:
+                for indices, batch in zip(order, batches, strict=True):
+                    stop, due = state.step(
+                        indices,
+                        batch,
+                        (progress.epoch - 1) * per_epoch + progress.batch,
+                        steps,
+                        train_cases,
+                        lambda: [stop_asked(), time.monotonic() - state.saved_at >= every],
+                    )
+                    advance(1)
+                    if stop or (due and progress.batch < per_epoch):
+                        state.save()
+                    if stop:
+                        raise Interrupted(f"stopped in epoch {progress.epoch}; the same command goes on from there")
             state.end_epoch(train_cases, val_cases)
             state.save()
             if distributed.rank() == 0:

@@ -2,11 +2,11 @@
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Subset
 
 from nightshift.data.letterbox import square_to_frame
 from nightshift.data.samples import TrainingCases
 from nightshift.engine import distributed
+from nightshift.engine.ahead import ahead
 from nightshift.model.base import ArmModel
 from nightshift.training.step import forward, loss_of
 
@@ -19,9 +19,9 @@ def dice_at_thresholds(probability: np.ndarray, truth: np.ndarray) -> np.ndarray
     Not MONAI's: it is asked 17 times per validation case and epoch, and a test holds it to MONAI's.
     """
     truth = truth.astype(bool)
-    masks = [probability > t for t in THRESHOLDS]
-    total = np.array([mask.sum() + truth.sum() for mask in masks])
-    both = np.array([(mask & truth).sum() for mask in masks])
+    inside = probability[truth]
+    total = np.array([np.count_nonzero(probability > t) for t in THRESHOLDS]) + np.count_nonzero(truth)
+    both = np.array([np.count_nonzero(inside > t) for t in THRESHOLDS])
     return np.where(total == 0, 1.0, 2 * both / np.maximum(total, 1))
 
 
@@ -31,15 +31,16 @@ def validate(model: ArmModel, cases: TrainingCases, batch_size: int, device: tor
     Every process computes its share of the cases.
     """
     model.eval()
-    own = Subset(cases, range(distributed.rank(), len(cases), distributed.size()))
+    own = range(distributed.rank(), len(cases), distributed.size())
+    order = [own[first : first + batch_size] for first in range(0, len(own), batch_size)]
     totals = torch.zeros(1 + len(THRESHOLDS), dtype=torch.float64)
-    with torch.no_grad():
-        for batch in DataLoader(own, batch_size):
-            logits = forward(model, batch, device)
-            totals[0] += loss_of(logits, batch["target"].to(device)).item() * len(logits)
-            for i, one in zip(batch["index"], logits.sigmoid().cpu(), strict=True):
-                truth = cases.cases[int(i)].mask
-                dice = dice_at_thresholds(square_to_frame(one[0], *truth.shape).numpy(), truth)
+    with torch.no_grad(), ahead(cases.batch, order, device) as batches:
+        for indices, batch in zip(order, batches, strict=True):
+            logits = forward(model, batch)
+            totals[0] += loss_of(logits, batch["target"]).item() * len(logits)
+            for i, one in zip(indices, logits.sigmoid(), strict=True):
+                truth = cases.cases[i].mask
+                dice = dice_at_thresholds(square_to_frame(one[0], *truth.shape).cpu().numpy(), truth)
                 totals[1:] += torch.from_numpy(np.asarray(dice, dtype=np.float64))
     totals = totals.to(device)
     distributed.add_up([totals])

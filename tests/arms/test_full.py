@@ -36,7 +36,7 @@ def step(settings):
     model = full.build(settings)
     before = {name: p.detach().clone() for name, p in model.neck.named_parameters()}
     optimiser = optimiser_of(model.train(), settings.train)
-    add_gradients(model, noise_batch(settings, model.start, 2, CPU), settings.train, CPU)
+    add_gradients(model, noise_batch(settings, model.start, 2, CPU), settings.train)
     optimiser.step()
     return model, before
 

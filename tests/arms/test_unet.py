@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 import torch
-from helpers.models import CPU, UNET, batch
+from helpers.models import UNET, batch
 from safetensors.torch import load_file, save_file
 from torch.utils.data import default_collate
 
@@ -106,7 +106,7 @@ def steps(settings, prepared, count=3):
     optimiser, losses = optimiser_of(model, settings.train), []
     for _ in range(count):
         optimiser.zero_grad()
-        losses.append(add_gradients(model, together, settings.train, CPU).item())
+        losses.append(add_gradients(model, together, settings.train).item())
         optimiser.step()
     return model, losses
 

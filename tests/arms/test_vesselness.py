@@ -13,6 +13,7 @@ from nightshift.backbone.encoder import count_parameters
 from nightshift.config import params
 from nightshift.console.errors import UserError
 from nightshift.data.letterbox import frame_to_square, square_to_frame
+from nightshift.data.samples import TrainingCases
 from nightshift.training import trainer
 from nightshift.training.choice import choose
 from nightshift.training.validation import THRESHOLDS, validate
@@ -88,6 +89,8 @@ class Cases:
 
     def __init__(self, settings, sigma):
         self.settings, self.cases = settings, [self.Case(*angiogram(SIDE, side, sigma)) for side in (SIDE, 80)]
+
+    batch = TrainingCases.batch
 
     class Case:
         def __init__(self, frame, mask):

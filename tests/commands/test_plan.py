@@ -72,7 +72,7 @@ def expect_what_real_tensors_take(settings) -> None:
         optimiser = optimiser_of(model, train)
         for _ in range(2):
             optimiser.zero_grad()
-            add_gradients(model, planning.noise_batch(settings, start, train.batch_size, CPU), train, CPU)
+            add_gradients(model, planning.noise_batch(settings, start, train.batch_size, CPU), train)
             optimiser.step()
     assert predicted == pytest.approx(counter.peak, rel=0.02)
     best = 4 * count_parameters(model)  # on a GPU these are in the memory of the CPU

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from helpers.models import CPU, batch, new_model, tokens_of, trained_model
-from torch.utils.data import default_collate
 
 from nightshift.arms.lora import AdaptedModel
 from nightshift.backbone import encoder
@@ -29,8 +28,8 @@ def keep(settings, blocks, output="tokens"):
 def step_of(settings, prepared):
     """Loss and gradients of one step of the LoRA arm on both val cases."""
     arm = new_model(settings, start=0)
-    batch = default_collate([TrainingCases(prepared["val"], None, settings)[i] for i in range(2)])
-    loss = step.add_gradients(arm, batch, settings.train, CPU)
+    batch = TrainingCases(prepared["val"], None, settings).batch(range(2))
+    loss = step.add_gradients(arm, batch, settings.train)
     return loss, {name: p.grad for name, p in arm.named_parameters() if p.grad is not None}
 
 
@@ -66,7 +65,7 @@ def test_bf16_is_close_keeps_float32_where_it_matters_and_trains(small, prepared
     seed_everything(0)
     arm = AdaptedModel(encoder.configured(settings), 0, settings)
     attention = arm.neck.trunk.blocks[1].attn
-    assert {attention.rope_cos.dtype, attention.qkv.lora_A["default"].weight.dtype} == {torch.float32}
+    assert {attention.rope.dtype, attention.qkv.lora_A["default"].weight.dtype} == {torch.float32}
     assert attention.qkv.base_layer.weight.dtype == torch.bfloat16
     x = batch()
     with torch.no_grad():
@@ -120,7 +119,7 @@ def test_a_mirrored_case_is_left_for_right_and_lao_for_rao(small, prepared):
     arm = new_model(settings).eval()
     for i in (1, 1 + len(cases)):
         with torch.no_grad():
-            one, other = (step.forward(arm, default_collate([part[i]]), CPU) for part in (kept, images))
+            one, other = (step.forward(arm, part.batch([i])) for part in (kept, images))
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
     assert set(kept.kept.index) == {f"tokens.{i}" for i in range(2 * 9)}
     drawn = [i for epoch in range(20) for part in trainer._order(kept, 2, 0, epoch) for i in part]
@@ -149,6 +148,6 @@ def test_kept_tokens_give_what_images_give(small, prepared, tmp_path, start, det
     arm = new_model(settings, start).eval()
     for i in range(len(kept)):
         assert set(kept[i]) == {"index", "angles", "target", "tokens"} | ({"images"} if detail else set())
-        one, other = (step.forward(arm, default_collate([part[i]]), CPU) for part in (kept, images))
+        one, other = (step.forward(arm, part.batch([i])) for part in (kept, images))
         torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
         assert torch.equal(kept[i]["target"], images[i]["target"])

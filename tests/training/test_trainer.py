@@ -10,7 +10,6 @@ import torch
 from helpers.data import source_case, written
 from helpers.models import CPU, UNET, batch, card_of, new_model, tokens_of, trained_model
 from PIL import Image
-from torch.utils.data import default_collate
 
 from nightshift.console.errors import UserError
 from nightshift.core.hashing import hash_folder
@@ -150,11 +149,14 @@ def test_learning_rate_by_hand(small, prepared):
     assert step.learning_rate_factor(0, 20, 0.0) == 1
     settings = small({"train.epochs": 4, "train.batch_size": 5, "train.warmup": 0.5})
     curves = trained_model(settings, prepared)[1].curves
-    arm, item = new_model(settings), default_collate(list(TrainingCases(prepared["train"], None, settings)))
+    arm, item = (
+        new_model(settings),
+        TrainingCases(prepared["train"], None, settings).batch(range(len(prepared["train"]))),
+    )
     optimiser = torch.optim.AdamW(arm.head.parameters(), weight_decay=settings.train.weight_decay)
     for factor, expected in zip((0.5, 1, 1, 0.5), curves, strict=True):
         optimiser.param_groups[0]["lr"] = settings.train.learning_rate * factor
-        loss = step.loss_of(step.forward(arm, item, CPU), item["target"])
+        loss = step.loss_of(step.forward(arm, item), item["target"])
         assert loss.item() == pytest.approx(expected["train_loss"], abs=1e-5)
         optimiser.zero_grad()
         loss.backward()
@@ -170,9 +172,9 @@ def test_evaluation_is_at_native_size(small, prepared, tmp_path):
         assert tuple(row.values())[:6] == (0, 4, case.case_id, case.patient_id, *case.angles)
         names = (f"{name}-{i:05d}.png" for name in ("prediction-4", "truth", "frame"))
         mask, truth, frame = (np.asarray(Image.open(tmp_path / name)) for name in names)
-        item = default_collate([TrainingCases(cases, None, settings)[i]])
+        item = TrainingCases(cases, None, settings).batch([i])
         with torch.no_grad():
-            vessel = square_to_frame(step.forward(arm, item, CPU).sigmoid()[0, 0], *case.mask.shape)
+            vessel = square_to_frame(step.forward(arm, item).sigmoid()[0, 0], *case.mask.shape)
         np.testing.assert_array_equal(mask > 0, vessel.numpy() > 0.05)
         np.testing.assert_array_equal(truth, case.mask * 255)
         np.testing.assert_array_equal(frame, case.frame)
