@@ -21,7 +21,8 @@ from nightshift.config.kinds import Lora
 from nightshift.config.params import ArmSettings, read
 from nightshift.model.head import SegmentationHead
 from nightshift.model.segmentation import SegmentationModel
-from nightshift.training.step import add_gradients, loss_of, optimiser_of
+from nightshift.training.losses import loss_of
+from nightshift.training.step import add_gradients, optimiser_of
 
 CPU = torch.device("cpu")
 ENCODER = "sam3"

@@ -145,13 +145,14 @@ def tensor_bytes(settings: ArmSettings, device: torch.device) -> int:
 
     def two_steps(model: ArmModel) -> None:
         optimiser = optimiser_of(model, train)
-        best: list[Tensor] = []
+        copies = (device.type == "cpu") + (train.ema != "none")  # the best so far, the average
+        held: list[Tensor] = []
         for _ in range(2):  # from the second one on, the optimiser's state is in memory as well
             optimiser.zero_grad()
             add_gradients(model, noise_batch(settings, start, counted, cpu), train)
             optimiser.step()
-            if device.type == "cpu" and not best:
-                best += [p.detach().clone() for p in model.parameters() if p.requires_grad]
+            if not held:
+                held += [p.detach().clone() for p in model.parameters() if p.requires_grad for _ in range(copies)]
 
     waiting = noise_batch(settings, start, 1, torch.device("meta"))
     rest = sum(value.nbytes for value in waiting.values()) * (train.batch_size - counted)

@@ -96,10 +96,20 @@ class Patience(Section):
     at_most: Positive
 
 
+class ClDice(Section):
+    """Soft clDice (Shit et al., CVPR 2021) in the place of the share `cldice` of soft Dice, from `from_epoch` on."""
+
+    cldice: Annotated[float, Field(gt=0, le=1)]
+    from_epoch: Positive
+
+
 class Train(Section):
     """Training, the same for all arms; an arm's own section may have any of these keys for itself.
 
     Attributes:
+        loss: `dice_bce` is soft Dice plus binary cross-entropy.
+        ema: decay per step of an exponential moving average of the trained parameters, which is then what is validated
+            and kept.
         patients: to train on, in each fold; those of a smaller number are among those of a larger one.
         learning_rate: of several, the first seed of each fold tries all, and its validation Dice chooses.
     """
@@ -111,6 +121,8 @@ class Train(Section):
     learning_rate: Rate | Annotated[list[Rate], Field(min_length=1), AfterValidator(_different)] = Field(
         description="a number, or a list of different ones"
     )
+    loss: Literal["dice_bce"] | ClDice = Field(description="dice_bce, or {cldice: 0.5, from_epoch: 5}")
+    ema: Literal["none"] | Annotated[float, Field(gt=0, lt=1)] = Field(description="none, or a number below 1, as 0.99")
     weight_decay: Annotated[float, Field(ge=0)]
     clip_norm: Rate
     warmup: Fraction
@@ -122,6 +134,10 @@ class Train(Section):
     def most_epochs(self) -> int:
         """The number of epochs, or the largest one."""
         return self.epochs.at_most if isinstance(self.epochs, Patience) else self.epochs
+
+    def cldice(self, epoch: int) -> float:
+        """The share of clDice in the loss of an epoch."""
+        return self.loss.cldice if isinstance(self.loss, ClDice) and epoch >= self.loss.from_epoch else 0.0
 
     @property
     def rates(self) -> list[float]:

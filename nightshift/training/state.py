@@ -16,6 +16,7 @@ from nightshift.console.progress import say
 from nightshift.data.samples import TrainingCases
 from nightshift.engine import checkpoints, distributed
 from nightshift.model.base import ArmModel
+from nightshift.training.average import Average
 from nightshift.training.step import add_gradients, learning_rate_factor, micro_batch_size, optimiser_of
 from nightshift.training.validation import THRESHOLDS, validate
 
@@ -66,12 +67,14 @@ class TrainingState:
         self.scaler = torch.amp.GradScaler(device.type, enabled=model.precision == "fp16")
         self.progress = Progress(1, 0, [], [], None, {}, 0.0)
         self.best: dict[str, Tensor] = {}
+        self.average = Average(self.parameters, settings.ema)
         self.saved_at = time.monotonic()
 
     def save(self) -> None:
         """Parameters, optimiser, random state, the best so far, and the progress."""
         tensors = {f"parameter.{name}": p.detach() for name, p in self.parameters.items()}
         tensors |= {f"best.{name}": value for name, value in self.best.items()}
+        tensors |= {f"average.{name}": value for name, value in self.average.values.items()}
         for i, state in self.optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{i}.{key}": value for key, value in state.items()}
         for rank, states in enumerate(distributed.of_all(self._random())):
@@ -100,6 +103,7 @@ class TrainingState:
             for name, p in self.parameters.items():
                 p.copy_(tensors[f"parameter.{name}"])
         self.best = {name: tensors[f"best.{name}"] for name in self.parameters if f"best.{name}" in tensors}
+        self.average.load({name: tensors[f"average.{name}"] for name in self.average.values})
         state: dict[int, dict[str, Tensor]] = {}
         for name, value in tensors.items():
             if name.startswith("optimiser."):
@@ -152,7 +156,8 @@ class TrainingState:
         self.optimiser.zero_grad()
         loss = torch.zeros((), device=self.device)
         if batch:
-            loss = add_gradients(self.model, batch, self.settings, len(indices), self.scaler.scale)
+            epoch = self.progress.epoch
+            loss = add_gradients(self.model, batch, self.settings, len(indices), epoch, self.scaler.scale)
         answers = [torch.full((), float(yes), device=self.device) for yes in asked()]
         summed = torch.stack((loss, *answers))
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters.values()]
@@ -164,6 +169,7 @@ class TrainingState:
         overflow = self.scaler.is_enabled() and self.scaler.get_scale() >= 1  # float16: it skips the step, scales less
         self.scaler.step(self.optimiser)
         self.scaler.update()
+        self.average.update(step)
         mean, *said, longest = torch.cat((summed, norm[None])).tolist()  # the one wait for the GPU: all is under way
         if not math.isfinite(mean) or not (math.isfinite(longest) or overflow):
             names = ", ".join(cases.cases.rows[i % len(cases)]["case_id"] for i in indices)
@@ -174,9 +180,14 @@ class TrainingState:
         return [yes > 0 for yes in said]
 
     def end_epoch(self, train_cases: TrainingCases, val_cases: TrainingCases) -> None:
-        """Validate, add a row to the curves, keep the best parameters."""
-        progress = self.progress
-        val_loss, dice = validate(self.model, val_cases, micro_batch_size(self.settings), self.device)
+        """Validate, add a row to the curves, keep the best parameters; with the average of them, where there is one."""
+        with self.average.in_use():
+            self._end_epoch(train_cases, val_cases)
+
+    def _end_epoch(self, train_cases: TrainingCases, val_cases: TrainingCases) -> None:
+        progress, size = self.progress, micro_batch_size(self.settings)
+        cldice = self.settings.cldice(progress.epoch)
+        val_loss, dice = validate(self.model, val_cases, size, self.device, cldice)
         if not math.isfinite(val_loss):
             raise UserError(f"the validation loss is not finite in epoch {progress.epoch}; lower train.learning_rate")
         top = int(dice.argmax())

@@ -1,23 +1,14 @@
-"""One training step: loss, learning rate, optimiser, gradients of a batch."""
+"""One training step: learning rate, optimiser, gradients of a batch."""
 
 import math
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nightshift.config.sections import Train
 from nightshift.model.base import ArmModel
-
-
-def loss_of(logits: Tensor, target: Tensor) -> Tensor:
-    """Binary cross-entropy plus soft Dice per case (Milletari et al., 2016), both (B, 1, R, R), target in [0, 1]."""
-    probability = logits.sigmoid()
-    both = (probability * target).sum((1, 2, 3))
-    total = probability.sum((1, 2, 3)) + target.sum((1, 2, 3))
-    dice = 1 - (2 * both + 1) / (total + 1)  # + 1 pixel: an empty mask has a gradient too
-    return F.binary_cross_entropy_with_logits(logits, target) + dice.mean()
+from nightshift.training.losses import loss_of
 
 
 def learning_rate_factor(step: int, steps: int, warmup: float) -> float:
@@ -51,6 +42,7 @@ def add_gradients(
     batch: dict[str, Tensor],
     settings: Train,
     batch_cases: int | None = None,
+    epoch: int | None = None,
     scale: Callable[[Tensor], Tensor] = lambda loss: loss,
 ) -> Tensor:
     """Forward and backward of a batch, `micro_batch` cases at a time.
@@ -59,16 +51,18 @@ def add_gradients(
         batch: as `TrainingCases` makes it, on the device of the model.
         batch_cases: number of cases in the whole batch, where `batch` is one process's share of it; the losses of all
             processes then add up to the mean over the whole batch.
+        epoch: whose loss it is, the last by default.
         scale: gradient scaling for float16, in which small gradients would be zero.
 
     Returns:
         The mean loss over the cases, a scalar.
     """
+    cldice = settings.cldice(epoch or settings.most_epochs)
     total, cases = torch.zeros((), device=batch["target"].device), len(batch["index"])
     for first in range(0, cases, micro_batch_size(settings)):
         part = {key: value[first : first + micro_batch_size(settings)] for key, value in batch.items()}
         share = len(part["index"]) / (batch_cases or cases)
-        loss = loss_of(forward(model, part), part["target"]) * share
+        loss = loss_of(forward(model, part), part["target"], cldice) * share
         scale(loss).backward()
         total += loss.detach()
     return total

@@ -8,7 +8,8 @@ from nightshift.data.samples import TrainingCases
 from nightshift.engine import distributed
 from nightshift.engine.ahead import ahead
 from nightshift.model.base import ArmModel
-from nightshift.training.step import forward, loss_of
+from nightshift.training.losses import loss_of
+from nightshift.training.step import forward
 
 THRESHOLDS = tuple(k / 20 for k in range(2, 19))  # 0.10 .. 0.90
 
@@ -25,10 +26,12 @@ def dice_at_thresholds(probability: np.ndarray, truth: np.ndarray) -> np.ndarray
     return np.where(total == 0, 1.0, 2 * both / np.maximum(total, 1))
 
 
-def validate(model: ArmModel, cases: TrainingCases, batch_size: int, device: torch.device) -> tuple[float, np.ndarray]:
+def validate(
+    model: ArmModel, cases: TrainingCases, batch_size: int, device: torch.device, cldice: float = 0.0
+) -> tuple[float, np.ndarray]:
     """Mean loss, and mean Dice over cases at each of THRESHOLDS (17,), at each case's native resolution.
 
-    Every process computes its share of the cases.
+    `cldice`: its share of the loss. Every process computes its share of the cases.
     """
     model.eval()
     own = range(distributed.rank(), len(cases), distributed.size())
@@ -37,7 +40,7 @@ def validate(model: ArmModel, cases: TrainingCases, batch_size: int, device: tor
     with torch.no_grad(), ahead(cases.batch, order, device) as batches:
         for indices, batch in zip(order, batches, strict=True):
             logits = forward(model, batch)
-            totals[0] += loss_of(logits, batch["target"]).item() * len(logits)
+            totals[0] += loss_of(logits, batch["target"], cldice).item() * len(logits)
             for i, one in zip(indices, logits.sigmoid(), strict=True):
                 truth = cases.cases[i].mask
                 dice = dice_at_thresholds(square_to_frame(one[0], *truth.shape).cpu().numpy(), truth)

@@ -29,6 +29,7 @@ def clean(arm: str) -> None:
         remove(folder)
 
 
+LOSS_AND_AVERAGE = {"train.loss": {"cldice": 0.5, "from_epoch": 2}, "train.ema": 0.9}
 FEW = [("encode", "shard", 2), ("train", "step", 5), ("train", "inside_write", 1), ("train", "after_move", 1)]
 EVENTS = [
     ("encode", "shard", 2),
@@ -43,18 +44,21 @@ EVENTS = [
 
 
 @pytest.mark.parametrize(
-    "arm, events",
+    "arm, events, values",
     [
-        ("lora", FEW),
-        ("full", [("train", "step", 5)]),
-        ("unet", [("train", "step", 5)]),
-        pytest.param("lora", EVENTS, marks=pytest.mark.slow),
-        pytest.param("frozen", EVENTS, marks=pytest.mark.slow),
-        pytest.param("full", EVENTS[2:], marks=pytest.mark.slow),
-        pytest.param("unet", EVENTS[2:], marks=pytest.mark.slow),
+        ("lora", FEW, {}),
+        ("full", [("train", "step", 5)], {}),
+        ("unet", [("train", "step", 5)], LOSS_AND_AVERAGE),
+        pytest.param("lora", EVENTS, {}, marks=pytest.mark.slow),
+        pytest.param("lora", EVENTS, LOSS_AND_AVERAGE, marks=pytest.mark.slow),
+        pytest.param("frozen", EVENTS, {}, marks=pytest.mark.slow),
+        pytest.param("full", EVENTS[2:], {}, marks=pytest.mark.slow),
+        pytest.param("unet", EVENTS[2:], {}, marks=pytest.mark.slow),
     ],
 )
-def test_killed_anywhere_it_ends_with_the_same_bytes(project, arm, events):
+def test_killed_anywhere_it_ends_with_the_same_bytes(project, change, arm, events, values):
+    change(values)
+    resolve()
     whole(arm)
     expected = outputs(arm)
     clean(arm)
