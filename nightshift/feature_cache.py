@@ -17,13 +17,14 @@ from nightshift.backbone import encoder
 from nightshift.backbone.pretrained import record_of
 from nightshift.config.hardware import hardware
 from nightshift.config.params import EncoderSettings
-from nightshift.config.sections import Encode
+from nightshift.config.sections import Augment
 from nightshift.console.errors import UserError
 from nightshift.console.progress import say, steps_bar
 from nightshift.core.hashing import hash_folder
 from nightshift.core.io import link, read_json, replacing, write_json
 from nightshift.core.project import root
 from nightshift.core.records import LEVELS, Prefix
+from nightshift.data.augmentation import Pixels, varied
 from nightshift.data.dataset import Frames
 from nightshift.data.letterbox import frame_to_square
 from nightshift.data.locations import ENCODED, FRAMES, PREPARED, WEIGHTS
@@ -40,7 +41,7 @@ FEATURES = "features"  # in the folder of a run
 class EncodeSettings(EncoderSettings):
     """What the kept features follow from, beside the prefix."""
 
-    encode: Encode
+    augment: Augment
 
 
 def bytes_per_case(settings: EncoderSettings, output: str) -> int:
@@ -49,9 +50,9 @@ def bytes_per_case(settings: EncoderSettings, output: str) -> int:
     return settings.grid**2 * numbers * (2 if settings.encoder.precision in HALF else 4)
 
 
-def cases_kept(encode: Encode, cases: int) -> int:
-    """How many are kept of `cases`: all, and where `encode.flips` all mirrored, too."""
-    return cases * (2 if encode.flips else 1)
+def cases_kept(augment: Augment, cases: int) -> int:
+    """How many are kept of `cases`: all, and all variants of each, as with folds any may be trained on."""
+    return cases * (1 + augment.variants)
 
 
 def encode_cases(
@@ -59,12 +60,12 @@ def encode_cases(
     frames: Frames,
     count: int,
     prefix: Prefix,
-    settings: EncoderSettings,
+    settings: EncodeSettings,
     folder: Path,
 ) -> int:
     """Write the features of the first `count` frames as shards and an index into `folder`; shards there are kept.
 
-    Arrays are called tokens.N, or level.0.N to level.2.N. From len(frames) on, frames are mirrored, left to right.
+    Arrays are called tokens.N, or level.0.N to level.2.N. From len(frames) on it is their variants.
     With `count` 0 the index is empty, and no encoder is needed. Every process writes its share of the shards.
 
     Returns:
@@ -82,8 +83,7 @@ def encode_cases(
     parts = {names[number]: _batches(shards[number]) for number in own if names[number] not in present}
 
     def images(indices: range) -> dict[str, Tensor]:
-        pixels = [frames[i % len(frames)] for i in indices]
-        seen = [one[:, ::-1].copy() if i >= len(frames) else one for i, one in zip(indices, pixels, strict=True)]
+        seen = [_varied(frames, i, settings.augment) for i in indices]
         return {"images": torch.stack([frame_to_square(one, settings.resolution) for one in seen])}
 
     with (
@@ -109,6 +109,14 @@ def encode_cases(
     if distributed.rank() == 0:
         write_json(folder / "index.json", index)
     return known
+
+
+def _varied(frames: Frames, i: int, augment: Augment) -> Pixels:
+    variant, number = divmod(i, len(frames))
+    frame = frames[number]
+    if variant:
+        frame = varied({"frame": frame}, frames.rows[number]["case_id"], variant, augment)["frame"]
+    return frame
 
 
 def _batches(shard: range) -> list[range]:
@@ -139,7 +147,7 @@ def encode_arm(name: str, settings: EncodeSettings, prefix: Prefix) -> None:
     Raises UserError where the disk is too small for it.
     """
     stage, frames = f"encode@{name}", Frames(PREPARED)
-    count = cases_kept(settings.encode, len(frames)) if prefix.blocks else 0
+    count = cases_kept(settings.augment, len(frames)) if prefix.blocks else 0
     identity = checkpoints.fingerprint(
         prefix=prefix.model_dump(),
         count=count,

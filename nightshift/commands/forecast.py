@@ -137,7 +137,7 @@ def total_seconds(settings: ArmSettings, folds: Sequence[FoldSize], took: Time) 
     """
     train, suffix = settings.train, max(0.0, took.case - took.prefix)
     cases = folds[0].train + folds[0].val + folds[0].test
-    seconds = cases_kept(settings.encode, cases) * took.prefix
+    seconds = cases_kept(settings.augment, cases) * took.prefix
     for fold in folds:
         size = fold.with_patients(train.patients)
         steps = -(-size.train // train.batch_size)

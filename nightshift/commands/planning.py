@@ -236,7 +236,7 @@ def disk_of(settings: ArmSettings, folds: Sequence[FoldSize], trained: int) -> D
     if prefix is not None and prefix.blocks:
         assert isinstance(settings, EncoderArmSettings)
         cases = folds[0].train + folds[0].val + folds[0].test
-        cache = cases_kept(settings.encode, cases) * bytes_per_case(settings, prefix.output)
+        cache = cases_kept(settings.augment, cases) * bytes_per_case(settings, prefix.output)
     models = len(folds) * settings.trainings
     files = hardware().processes * KEPT + 1  # the one more is being written
     return Disk(cache, files * STATES * 4 * trained, models * 4 * trained)

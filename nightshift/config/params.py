@@ -14,8 +14,8 @@ from nightshift.config.explain import explain
 from nightshift.config.kinds import AnyArm, TrainedSection, WithoutEncoder, ZeroShot
 from nightshift.config.presets import AnyData, DataFile, Encoder, Section, Simulated, Weights
 from nightshift.config.sections import (
+    Augment,
     Compare,
-    Encode,
     EncoderUse,
     Head,
     Precision,
@@ -70,7 +70,7 @@ class BaseArmSettings(Section):
     """What an arm of every kind depends on: `train` with the arm's own keys in it, `arm` without them."""
 
     name: str
-    encode: Encode
+    augment: Augment
     view: View
     train: Train
     arm: AnyArm
@@ -169,7 +169,7 @@ class Params(Section):
     encoder: EncoderUse
     probe: Probe
     prepare: Prepare
-    encode: Encode
+    augment: Augment
     view: View
     head: Head
     train: Train
@@ -227,7 +227,7 @@ class Settings(Params, EncoderSettings):
         arm = self.arms[name]
         train = self.train.model_copy(update=arm.overrides())
         view = self.view if arm.uses_view else View(mode="none")
-        shared: dict[str, Any] = {"name": name, "encode": self.encode, "view": view, "train": train}
+        shared: dict[str, Any] = {"name": name, "augment": self.augment, "view": view, "train": train}
         shared["arm"] = arm.resolved(self.preset)
         if isinstance(arm, WithoutEncoder):
             return PlainArmSettings(**shared, resolution=arm.side(self.resolution), precision=self.encoder.precision)

@@ -72,11 +72,12 @@ def contents(settings: Settings) -> dict[str, dict[str, Any]]:
         arm = settings.arm(name)
         encoder = arm.model_dump(include={"encoder", "preset"})
         of_encoder = ENCODER if encoder else ()
-        own, packages = {"arm": arm.arm.own()}, ("torch", *of_encoder, *arm.arm.packages)
+        own, variants = {"arm": arm.arm.own()}, ("monai",) if arm.augment.variants else ()
+        packages = ("torch", *of_encoder, *arm.arm.packages)
         by_name |= {
             f"arms/{name}/probe": _content(encoder | {"name": name} | own, *packages),
-            f"arms/{name}/encode": _content(encoder | {"encode": arm.encode.model_dump()}, *of_encoder),
-            f"arms/{name}/train": _content(arm.model_dump() | own, *packages),
+            f"arms/{name}/encode": _content(encoder | {"augment": arm.augment.model_dump()}, *of_encoder, *variants),
+            f"arms/{name}/train": _content(arm.model_dump() | own, *packages, *variants),
             f"arms/{name}/evaluate": _content({}, *packages, *MEASURES),
         }
     return by_name

@@ -64,10 +64,31 @@ class Prepare(Section):
     group_similar: bool
 
 
-class Encode(Section):
-    """`flips`: training cases are kept mirrored, too."""
+Share = Annotated[float, Field(ge=0, lt=1)]
 
-    flips: bool
+
+class Augment(Section):
+    """Variants of every training case, the same for all arms; what they are: nightshift/data/augmentation.py.
+
+    Attributes:
+        variants: of each case, beside itself; each epoch draws one of them all. A prefix encodes all of them once.
+        mirror: left and right, LAO and RAO, half of the variants.
+        rotation: degrees, at most.
+        scale, shift, elastic: of the side, at most.
+        gamma, contrast: factors between 1 / (1 + value) and 1 + value, and 1 - value and 1 + value.
+        noise: standard deviation, of the range of grey values; `blur`: standard deviation in pixels, at most.
+    """
+
+    variants: Annotated[int, Field(ge=0)]
+    mirror: bool
+    rotation: Annotated[float, Field(ge=0, le=180)]
+    scale: Share
+    shift: Share
+    elastic: Share
+    gamma: Annotated[float, Field(ge=0)]
+    contrast: Share
+    noise: Share
+    blur: Annotated[float, Field(ge=0)]
 
 
 class View(Section):

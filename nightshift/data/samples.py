@@ -1,7 +1,6 @@
 """What an arm is trained on: cases with what was kept of their encoding, and mirrored ones."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -10,6 +9,7 @@ from torch.utils.data import default_collate
 from nightshift.config.params import ArmSettings
 from nightshift.console.errors import UserError
 from nightshift.core.records import LEVELS
+from nightshift.data.augmentation import varied_case
 from nightshift.data.dataset import Case, Cases
 from nightshift.data.letterbox import frame_to_square, mask_to_square
 from nightshift.data.shards import Shards
@@ -19,7 +19,7 @@ class TrainingCases(torch.utils.data.Dataset[dict[str, Tensor | int]]):
     """Per case a dict of `index`, `angles` (2,), `target` (1, R, R), and one of
 
     `tokens` (g, g, D), `level.0` .. `level.2`, both in the precision that they are kept in, or `images` (3, R, R). With
-    n cases, number n + i is case i mirrored: left is right, and LAO is RAO.
+    n cases, number v n + i is variant v of case i.
     """
 
     def __init__(self, cases: Cases, kept: Shards | None, settings: ArmSettings) -> None:
@@ -30,11 +30,11 @@ class TrainingCases(torch.utils.data.Dataset[dict[str, Tensor | int]]):
         return len(self.cases)
 
     def __getitem__(self, i: int) -> dict[str, Tensor | int]:
-        if i >= len(self.cases) * (2 if self.settings.encode.flips else 1):
+        if i >= len(self.cases) * (1 + self.settings.augment.variants):
             raise IndexError(i)  # which is also how Python ends an iteration
-        case, resolution = flipped_case(self.cases, i), self.settings.resolution
-        mirrored, place = divmod(i, len(self.cases))
-        number = self.cases.numbers[place] + mirrored * self.cases.total
+        case, resolution = varied_case(self.cases, i, self.settings.augment), self.settings.resolution
+        variant, place = divmod(i, len(self.cases))
+        number = self.cases.numbers[place] + variant * self.cases.total
         item: dict[str, Tensor | int] = {
             "index": i,
             "angles": torch.tensor(angles_of(case, self.settings.view.mode)),
@@ -65,12 +65,3 @@ def angles_of(case: Case, mode: str) -> tuple[float, float]:
             "give it angles or set view.mode=none"
         )
     return case.angles
-
-
-def flipped_case(cases: Cases, i: int) -> Case:
-    """Case i; from len(cases) on, case i - len(cases) mirrored left to right, its primary angle negated."""
-    case = cases[i % len(cases)]
-    if i < len(cases):
-        return case
-    angles = case.angles and (-case.angles[0], case.angles[1])
-    return replace(case, angles=angles, frame=case.frame[:, ::-1].copy(), mask=case.mask[:, ::-1].copy())

@@ -22,7 +22,7 @@ class Batches:
 
     def __init__(self, cases: TrainingCases, device: torch.device) -> None:
         self._cases, self._device, self._held = cases, device, Batch()
-        count = len(cases) * (2 if cases.settings.encode.flips else 1)
+        count = len(cases) * (1 + cases.settings.augment.variants)
         if device.type != "cuda":
             return
         one = cases.batch([0])

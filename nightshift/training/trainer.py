@@ -103,11 +103,11 @@ def _say_epoch(label: str, epochs: int, row: dict[str, float]) -> None:
 
 
 def _order(cases: TrainingCases, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
-    """The batches of an epoch, numbers of cases, mirrored or not: they follow from seed and epoch alone."""
+    """The batches of an epoch, numbers of cases and of their variants: they follow from seed and epoch alone."""
     random, count = torch.Generator().manual_seed(seed * SEED_STRIDE + epoch), len(cases)
     order = torch.randperm(count, generator=random)
-    if cases.settings.encode.flips:
-        order += count * torch.randint(2, (count,), generator=random)
+    if variants := cases.settings.augment.variants:
+        order += count * torch.randint(1 + variants, (count,), generator=random)
     return [part.tolist() for part in order.split(batch_size)]
 
 

@@ -111,7 +111,7 @@ def test_unknown_key_names_the_nearest(change, key, hint):
     change({key: 1})
     told = message(params.read)
     if key == "arms.frozen.rank":  # nothing is near to it: what there is
-        hint = "valid: batch_size, clip_norm, epochs, kind, learning_rate, level, micro_batch, patients, seeds, "
+        hint = "valid: batch_size, clip_norm, ema, epochs, kind, learning_rate, level, loss, micro_batch, patients, "
         assert told.startswith(f"params.yaml: unknown key '{key}'; {hint}")
     else:
         assert told == f"params.yaml: unknown key '{key}'; {hint}"

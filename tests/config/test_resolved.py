@@ -52,7 +52,7 @@ def test_there_is_a_file_per_stage_and_arm(checkout):
         ({"arms.lora.rank": 4}, of_arm("lora", "probe", "train")),
         ({"arms.frozen.level": "neck"}, of_arm("frozen", "probe", "train")),
         ({"arms.frozen.epochs": 4}, of_arm("frozen", "train")),
-        ({"encode.flips": True}, {f"arms/{arm}/{step}" for arm in ("frozen", "lora") for step in ("encode", "train")}),
+        ({"augment.variants": 1}, {f"arms/{arm}/{step}" for arm in ("frozen", "lora") for step in ("encode", "train")}),
         ({"prepare.val": 0.2}, {"prepare"}),
         ({"probe.ddp": False}, {"probe"}),
         ({"compare.margin": 0.02}, set()),

@@ -29,7 +29,7 @@ def clean(arm: str) -> None:
         remove(folder)
 
 
-LOSS_AND_AVERAGE = {"train.loss": {"cldice": 0.5, "from_epoch": 2}, "train.ema": 0.9}
+OPTIONS = {"augment.variants": 2, "train.loss": {"cldice": 0.5, "from_epoch": 2}, "train.ema": 0.9}
 FEW = [("encode", "shard", 2), ("train", "step", 5), ("train", "inside_write", 1), ("train", "after_move", 1)]
 EVENTS = [
     ("encode", "shard", 2),
@@ -48,9 +48,9 @@ EVENTS = [
     [
         ("lora", FEW, {}),
         ("full", [("train", "step", 5)], {}),
-        ("unet", [("train", "step", 5)], LOSS_AND_AVERAGE),
+        ("unet", [("train", "step", 5)], OPTIONS),
         pytest.param("lora", EVENTS, {}, marks=pytest.mark.slow),
-        pytest.param("lora", EVENTS, LOSS_AND_AVERAGE, marks=pytest.mark.slow),
+        pytest.param("lora", EVENTS, OPTIONS, marks=pytest.mark.slow),
         pytest.param("frozen", EVENTS, {}, marks=pytest.mark.slow),
         pytest.param("full", EVENTS[2:], {}, marks=pytest.mark.slow),
         pytest.param("unet", EVENTS[2:], {}, marks=pytest.mark.slow),

@@ -3,7 +3,6 @@
 import math
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from helpers.models import CPU, batch, new_model, tokens_of, trained_model
@@ -11,7 +10,7 @@ from helpers.models import CPU, batch, new_model, tokens_of, trained_model
 from nightshift.arms.lora import AdaptedModel
 from nightshift.backbone import encoder
 from nightshift.core.records import Prefix
-from nightshift.data.samples import TrainingCases, flipped_case
+from nightshift.data.samples import TrainingCases
 from nightshift.data.shards import Shards
 from nightshift.engine.device import autocast, seed_everything
 from nightshift.feature_cache import EncodeSettings, encode_arm
@@ -20,7 +19,7 @@ from nightshift.training import step, trainer
 
 def keep(settings, blocks, output="tokens"):
     """encode_arm on the prepared cases -> what was kept of their frames."""
-    own = EncodeSettings(**settings.model_dump(include={"encoder", "preset", "encode"}))
+    own = EncodeSettings(**settings.model_dump(include={"encoder", "preset", "augment"}))
     encode_arm(settings.name, own, Prefix(blocks=blocks, output=output))
     return Shards(Path("data/encoded") / settings.name, "pt")
 
@@ -106,24 +105,20 @@ def test_kept_levels_of_the_neck_train_like_kept_tokens(small, prepared, tmp_pat
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
 
 
-def test_a_mirrored_case_is_left_for_right_and_lao_for_rao(small, prepared):
-    settings = small({"encode.flips": True}, "lora")
-    cases = prepared["train"]
-    for i in range(len(cases)):
-        plain, mirrored = cases[i], flipped_case(cases, i + len(cases))
-        assert np.array_equal(mirrored.mask[:, ::-1], plain.mask) and np.array_equal(
-            mirrored.frame[:, ::-1], plain.frame
-        )
-        assert mirrored.angles == (-plain.angles[0], plain.angles[1])
+def test_kept_variants_are_those_of_an_arm_without_a_prefix(small, prepared):
+    settings, cases = small({"augment.variants": 2}, "lora"), prepared["train"]
     kept, images = (TrainingCases(cases, shards, settings) for shards in (keep(settings, 1), None))
     arm = new_model(settings).eval()
-    for i in (1, 1 + len(cases)):
+    for i in (1, 1 + len(cases), 1 + 2 * len(cases)):
+        assert torch.equal(kept[i]["target"], images[i]["target"]) and torch.equal(
+            kept[i]["angles"], images[i]["angles"]
+        )
         with torch.no_grad():
             one, other = (step.forward(arm, part.batch([i])) for part in (kept, images))
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
-    assert set(kept.kept.index) == {f"tokens.{i}" for i in range(2 * 9)}
+    assert set(kept.kept.index) == {f"tokens.{i}" for i in range(3 * 9)}
     drawn = [i for epoch in range(20) for part in trainer._order(kept, 2, 0, epoch) for i in part]
-    assert set(drawn) == set(range(2 * len(cases)))
+    assert set(drawn) == set(range(3 * len(cases)))
     per_epoch = sorted(i % len(cases) for part in trainer._order(kept, 2, 0, 3) for i in part)
     assert per_epoch == list(range(len(cases)))
 

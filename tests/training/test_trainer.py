@@ -177,7 +177,7 @@ def test_an_arm_from_prepared_to_evaluated(small, prepared, name, blocks):
     prefix = kind_of(settings).prefix(settings)
     assert prefix.blocks == blocks
     ArmVerdict(ok=True, prefix=prefix).write(Path(f"reports/probe/arms/{name}.json"))
-    encode_arm(name, EncodeSettings(**settings.model_dump(include={"encoder", "preset", "encode"})), prefix)
+    encode_arm(name, EncodeSettings(**settings.model_dump(include={"encoder", "preset", "augment"})), prefix)
     train_arm(settings)
     evaluate.evaluate_arm(name)
     adapters = {"adapter_model.safetensors", "adapter_config.json"} if name == "lora" else set()
