@@ -51,8 +51,12 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def _has_number(error: Exception, number: int) -> bool:
-    """Whether this is the system's error `number`; Rust's libraries have it in the text alone: `... (os error 28)`."""
-    return getattr(error, "errno", None) == number or f"(os error {number})" in str(error)
+    """Whether this is the system's error `number`.
+
+    Rust's libraries have it in the text alone, `... (os error 28)`, and `shutil.copytree` in a list of texts.
+    """
+    text = str(error)
+    return getattr(error, "errno", None) == number or f"(os error {number})" in text or f"[Errno {number}]" in text
 
 
 def _exit(line: str) -> NoReturn:

@@ -11,6 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from nightshift.config.hardware import hardware
+
 T = TypeVar("T")
 
 
@@ -24,8 +26,13 @@ def leads() -> bool:
     return int(os.environ.get("RANK", 0)) == 0
 
 
+def processes() -> int:
+    """How many processes a run has, joined or not: a launcher's, or those of hardware.yaml."""
+    return int(os.environ.get("WORLD_SIZE", hardware().processes))
+
+
 def size() -> int:
-    """How many processes share the run."""
+    """How many processes are joined."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 

@@ -5,7 +5,6 @@ training that no other one has, and results are shared through the folders of ch
 rates the first seed of a fold tries all of them, and the other seeds take the one with the best validation Dice.
 """
 
-import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -79,7 +78,7 @@ def side_by_side(trainings: int) -> bool:
     Together they wait for each other in every step; apart, some have nothing left to do in the last round. The bound is
     what that may cost.
     """
-    processes = int(os.environ.get("WORLD_SIZE", hardware().processes))
+    processes = distributed.processes()
     rounds = -(-trainings // processes)
     return rounds * processes <= LONGEST * trainings
 
@@ -249,7 +248,7 @@ class Trainings:
         cost: dict[str, float] = {
             "seconds": round(seconds, 3),
             "parameters_trained": next(iter(results)).parameters,
-            "processes": hardware().processes,
+            "processes": distributed.processes(),
         }
         if len(self.settings.rates) > 1:
             cost["seconds_tuning"] = round(seconds - sum(self.results[one].seconds for one in self.chosen), 3)

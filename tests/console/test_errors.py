@@ -1,6 +1,7 @@
 """What a user can cause is one line on stderr and exit status 1; a bug keeps its traceback."""
 
 import errno
+import shutil
 
 import pytest
 
@@ -39,6 +40,10 @@ def test_a_bug_keeps_its_traceback():
         (PermissionError(errno.EACCES, "x", "out"), "error: out: cannot be written; change its permissions\n"),
         (NotADirectoryError(errno.ENOTDIR, "x", "out"), "error: out: is a file where a folder belongs; move it away\n"),
         (RuntimeError("No space left on device (os error 28)"), "error: the disk: no space left; free some"),
+        (
+            shutil.Error([("a", "b", "[Errno 28] No space left on device: 'b'")]),
+            "error: the disk: no space left; free ",
+        ),
         (MemoryError(), "error: out of memory: lower encoder.resolution, or see what fits: nightshift plan\n"),
     ],
 )
