@@ -1,4 +1,4 @@
-"""What the pipeline does not have yet and may get, if it pays: blocks that are compiled."""
+"""What can be chosen, as a context manager around a model's steps: blocks that are compiled."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 from torch import nn
+
+from nightshift.backbone.encoder import compile_blocks
 
 
 @contextmanager
@@ -15,12 +17,9 @@ def compiled(trunk: nn.Module) -> Iterator[None]:
     On a CPU blocks are traced in the same way, and no code is generated for them.
     """
     torch._dynamo.reset()
-    backend = "inductor" if next(trunk.parameters()).is_cuda else "aot_eager"
     blocks: list[Any] = list(trunk.blocks)
     paths = [block.drop_path for block in blocks]
-    for block in blocks:
-        block.drop_path = nn.Identity()
-        block.compile(fullgraph=True, backend=backend)
+    compile_blocks(trunk, "inductor" if next(trunk.parameters()).is_cuda else "aot_eager")
     try:
         yield
     finally:

@@ -31,7 +31,7 @@ from nightshift.data.locations import ENCODED, FRAMES, PREPARED, WEIGHTS
 from nightshift.data.shards import LIMIT
 from nightshift.engine import checkpoints, distributed
 from nightshift.engine.ahead import ahead
-from nightshift.engine.device import HALF, autocast, device, seed_everything
+from nightshift.engine.device import HALF, autocast, compiles, device, seed_everything
 from nightshift.jobs import resources
 
 BATCH = 4  # cases per forward
@@ -156,6 +156,7 @@ def encode_arm(name: str, settings: EncodeSettings, prefix: Prefix) -> None:
         settings=settings.model_dump(),
         device=device().type,  # not which of them: a run that goes on may get another one
         threads=hardware().threads,
+        compiled=compiles(),
     )
     if distributed.rank():
         _encode(frames, count, prefix, settings, checkpoints.folder_of(stage, identity))
@@ -200,4 +201,6 @@ def _encode(frames: Frames, count: int, prefix: Prefix, settings: EncodeSettings
     """How many frames were there already."""
     seed_everything(0)
     neck = encoder.configured(settings).to(device()) if count else None
+    if neck is not None and compiles():
+        encoder.compile_blocks(neck.trunk)
     return encode_cases(neck, frames, count, prefix, settings, states / FEATURES)

@@ -140,6 +140,17 @@ def configured(
     return neck
 
 
+def compile_blocks(trunk: ViT, backend: str = "inductor") -> None:
+    """Have every block compiled where it first runs, in a few graphs that all blocks share; no other part of the trunk.
+
+    Drop-path goes: it never runs here, and its rate, another one in each block, would be a part of the graphs.
+    """
+    torch._dynamo.config.recompile_limit = 64  # windowed and global, with gradients and without, batches of two sizes
+    for block in trunk.blocks:
+        block.drop_path = nn.Identity()
+        block.compile(fullgraph=True, backend=backend)
+
+
 def halve(neck: nn.Module, half: torch.dtype) -> None:
     """Keep what autocast would cast at every use, the weights of linear layers and convolutions, in half precision.
 

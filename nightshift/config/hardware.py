@@ -18,13 +18,14 @@ def _distinct(numbers: list[int]) -> list[int]:
 
 
 class Hardware(Section):
-    """None of this may change a result, but for `threads` and `processes`: these do in the last bits.
+    """None of this may change a result, but for `threads`, `processes` and `compile`: these do in the last bits.
 
     Attributes:
         device: `auto` is CUDA where torch sees a GPU.
         devices, busy: see nightshift/jobs/gpu_lock.py.
         threads: of torch on the CPU, in each process.
         processes: that share one run on this machine; see nightshift/jobs/launch.py.
+        compile: training and encoding run blocks of the encoder that torch.compile has made.
         checkpoint_minutes: time between two checkpoints within an epoch.
     """
 
@@ -35,6 +36,7 @@ class Hardware(Section):
     busy: Literal["wait", "refuse"] = "wait"
     threads: Positive = 2
     processes: Positive = 1
+    compile: bool = False
     checkpoint_minutes: Annotated[float, Field(ge=0, strict=False)] = 10
 
 

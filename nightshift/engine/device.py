@@ -4,12 +4,14 @@ import ctypes
 import os
 import random
 import sys
+from functools import cache
 
 import numpy as np
 import torch
 
 from nightshift.config.hardware import hardware
 from nightshift.console.errors import UserError
+from nightshift.console.progress import say
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic sums; read where CUDA starts
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}  # by encoder.precision; fp32 is not halved
@@ -45,6 +47,22 @@ def seed_everything(seed: int) -> None:
     torch.use_deterministic_algorithms(True)
     # filling every new tensor is slow, and no result uses what is filled
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def compiles() -> bool:
+    """Whether blocks are compiled: hardware.yaml says so and torch can; where it cannot, a line says so, once."""
+    return hardware().compile and _can_compile()
+
+
+@cache
+def _can_compile() -> bool:
+    try:
+        torch.compile(torch.sin)(torch.ones(8, device=device()))
+    except Exception as error:  # whatever a compiler, or the lack of one, raises
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        say(f"hardware.yaml: compile: true, but torch cannot compile here, so nothing is compiled: {reason:.200}")
+        return False
+    return True
 
 
 def give_memory_back() -> None:

@@ -33,6 +33,9 @@ class ArmModel(nn.Module):
         """
         raise NotImplementedError
 
+    def compile_parts(self) -> None:
+        """Have torch compile what pays, where it first runs; nothing by default."""
+
     def learning_rate_factor(self, name: str) -> float:
         """By which train.learning_rate is multiplied for the parameter `name`."""
         return 1.0

@@ -51,6 +51,9 @@ class SegmentationModel(ArmModel):
         self.neck.eval()
         return self
 
+    def compile_parts(self) -> None:
+        encoder.compile_blocks(self.neck.trunk)
+
     def features(self, tokens: Tensor | None, images: Tensor | None) -> Tensor:
         """The trunk's output (B, D, g, g) from kept `tokens` or, where they are None, from `images`."""
         with self._autocast():

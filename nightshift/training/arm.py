@@ -24,7 +24,7 @@ from nightshift.data.locations import ENCODED, FRAMES, MASKS, MODELS, PREPARED, 
 from nightshift.data.samples import TrainingCases
 from nightshift.data.shards import Shards
 from nightshift.engine import checkpoints, distributed
-from nightshift.engine.device import device
+from nightshift.engine.device import compiles, device
 from nightshift.jobs import resources
 from nightshift.model import card
 from nightshift.model.kinds import kind_of, prefix_of
@@ -120,6 +120,7 @@ class Trainings:
             weights=self.weights,
             device=device().type,
             threads=hardware().threads,
+            compiled=compiles(),
             processes=distributed.size(),
         )
 

@@ -19,8 +19,8 @@ from nightshift.console.progress import say, steps_bar
 from nightshift.data.samples import TrainingCases
 from nightshift.engine import checkpoints, distributed
 from nightshift.engine.checkpoints import Interrupted
+from nightshift.engine.device import compiles, give_memory_back, seed_everything
 from nightshift.engine.device import device as chosen_device
-from nightshift.engine.device import give_memory_back, seed_everything
 from nightshift.model.base import ArmModel
 from nightshift.model.kinds import kind_of
 from nightshift.training.batches import Batches
@@ -133,6 +133,8 @@ def train_model(
     (seed,), device = settings.train.seeds, chosen_device()
     seed_everything(seed)
     model = kind_of(settings).build(settings)
+    if compiles():
+        model.compile_parts()
     if distributed.rank():
         # dropout of its own; the weights are those of the first process
         torch.manual_seed(seed + SEED_STRIDE * distributed.rank())

@@ -6,7 +6,7 @@ import torch
 from nightshift.config.hardware import hardware
 from nightshift.console import errors
 from nightshift.console.errors import UserError
-from nightshift.engine.device import device, seed_everything
+from nightshift.engine.device import _can_compile, compiles, device, seed_everything
 
 
 def test_a_gpu_that_is_not_there_is_one_line(checkout, monkeypatch):
@@ -26,6 +26,24 @@ def test_a_seed_decides_every_generator_and_threads_are_fixed(checkout):
         seed_everything(7)
         drawn.append(torch.rand(3))
     assert torch.equal(*drawn) and torch.get_num_threads() == 1
+
+
+def test_where_torch_cannot_compile_a_line_says_so_and_nothing_is_compiled(checkout, monkeypatch, capsys):
+    def fails(function):
+        raise RuntimeError("no C++ compiler\nand much more")
+
+    monkeypatch.setattr(torch, "compile", fails)
+    assert not compiles() and capsys.readouterr().out == ""
+    (checkout / "hardware.yaml").write_text("compile: true\n")
+    hardware.cache_clear()
+    _can_compile.cache_clear()
+    assert not compiles() and not compiles()
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.endswith("torch cannot compile here, so nothing is compiled: no C++ compiler")
+    monkeypatch.setattr(torch, "compile", lambda function: function)
+    _can_compile.cache_clear()
+    assert compiles()
+    _can_compile.cache_clear()
 
 
 @pytest.mark.parametrize(
