@@ -28,9 +28,8 @@ def device() -> torch.device:
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
     if wanted == "cuda" and not torch.cuda.is_available():
         raise UserError("hardware.yaml: device: cuda, but torch sees no GPU here; set device: auto or cpu")
-    if wanted == "cuda":
-        # numbered, as without a number every thread would start with GPU 0
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", torch.cuda.current_device())))
+    if wanted == "cuda" and "LOCAL_RANK" in os.environ:
+        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     return torch.device(wanted)
 
 
