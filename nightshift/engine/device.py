@@ -36,8 +36,8 @@ def device() -> torch.device:
 def seed_everything(seed: int) -> None:
     """Seed every random generator, and fix kernels and the number of threads, so that sums keep their order.
 
-    On a GPU a kernel that has no deterministic form is an error: two runs of a comparison must not differ by chance. It
-    costs a LoRA step on an H200 a ninth of its time, and the frozen arm nothing (reports/benchmark-gpu.json).
+    On a GPU a kernel that has no deterministic form is an error: two runs of a comparison must not differ by chance. On
+    an H200 that is a ninth of a LoRA step's time, and a sixth of a frozen one's (reports/benchmark-gpu.json).
     """
     random.seed(seed)
     np.random.seed(seed)
