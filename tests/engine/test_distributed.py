@@ -55,6 +55,7 @@ def test_two_processes_train_as_one_does(project, change):
     assert len(list(Path("models/lora/fold-0/seed-0").iterdir())) == 4
 
 
+@pytest.mark.slow
 def test_two_processes_take_a_fold_each_and_end_as_one_process_does(project, change):
     folded(change, 4, "frozen")
     Path("hardware.yaml").write_text(HARDWARE.format(1))

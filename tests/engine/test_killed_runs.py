@@ -30,7 +30,7 @@ def clean(arm: str) -> None:
 
 
 OPTIONS = {"augment.variants": 2, "train.loss": {"cldice": 0.5, "from_epoch": 2}, "train.ema": 0.9}
-FEW = [("encode", "shard", 2), ("train", "step", 5), ("train", "inside_write", 1), ("train", "after_move", 1)]
+FEW = [("encode", "shard", 2), ("train", "step", 5)]
 EVENTS = [
     ("encode", "shard", 2),
     ("encode", "after_move", 1),
