@@ -9,6 +9,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -75,7 +76,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for kind, ink in (("images", 60), ("masks", 255)):
             (above / place / kind).mkdir(parents=True)
             for i in range(8):
-                image = Image.new("L", (100, 100), 160 if kind == "images" else 0)
+                grey = np.random.default_rng(i).integers(110, 220, (6, 6), dtype=np.uint8)  # no two frames look alike
+                image = Image.fromarray(grey if kind == "images" else 0 * grey).resize(
+                    (100, 100), Image.Resampling.BICUBIC
+                )
                 ImageDraw.Draw(image).line([(10, 10 + 5 * i), (80, 70)], fill=ink, width=4)
                 image.save(above / place / kind / f"{i}.png")
     folder = clone(above / "nightshift")
