@@ -47,7 +47,6 @@ EVENTS = [
     "arm, events, values",
     [
         ("lora", FEW, {}),
-        ("full", [("train", "step", 5)], {}),
         ("unet", [("train", "step", 5)], OPTIONS),
         pytest.param("lora", EVENTS, {}, marks=pytest.mark.slow),
         pytest.param("lora", EVENTS, OPTIONS, marks=pytest.mark.slow),

@@ -91,6 +91,7 @@ def test_a_rank_trains_its_own_arm_alone_and_going_back_runs_nothing(first):
     assert ran(first) == ALWAYS
 
 
+@pytest.mark.slow
 def test_an_arm_is_added_and_taken_out_on_the_command_line(first):
     """A third arm trains alone and joins the report; without it `compare` alone runs."""
     done = run(first, "dvc", "exp", "run", "-S", "+arms.wide={kind: lora, rank: 4}")
