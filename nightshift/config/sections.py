@@ -38,7 +38,7 @@ class EncoderUse(Section):
 
 
 class Probe(Section):
-    """`resolutions`: sides in pixels that the full-size encoder is run with; `ddp`: also in two processes (10 s)."""
+    """`resolutions`: sides in pixels that the full-size encoder is run with; `ddp`: also in two real processes."""
 
     resolutions: list[Annotated[int, Field(ge=14)]]
     ddp: bool
