@@ -8,15 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from helpers.models import card_of
+from helpers.models import card_of, rule_of_card
 
 from benchmarks.gpu_epochs import SIDE, write_noise
 from benchmarks.gpu_rows import Bench, Measurement, speed_rows
 from benchmarks.timing import Row
 from nightshift.data.dataset import Cases
 from nightshift.evaluation.evaluate import evaluate_model
-from nightshift.evaluation.predictor import CachedPredictor
 from nightshift.model.kinds import kind_of
+from nightshift.model.predictor import CachedPredictor
 
 
 def measurements(bench: Bench) -> Iterator[Measurement]:
@@ -43,7 +43,11 @@ def evaluate_rows(bench: Bench) -> Iterator[Row]:
     model = kind_of(settings).build(settings, str(bench.device)).to(bench.device).eval()
     with tempfile.TemporaryDirectory() as temporary:
         cases: Cases = write_noise(Path(temporary) / "cases", count)
-        card = card_of(settings)
+        card, folder = card_of(settings), Path(temporary)
+        rule = rule_of_card(card)
         yield from speed_rows(
-            "evaluate/as_it_is", lambda: evaluate_model(model, cases, card, Path(temporary), iter), bench, count
+            "evaluate/as_it_is",
+            lambda: evaluate_model(model, cases, card, rule, folder, iter),
+            bench,
+            count,
         )

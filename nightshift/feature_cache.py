@@ -25,8 +25,8 @@ from nightshift.core.io import link, read_json, replacing, write_json
 from nightshift.core.project import root
 from nightshift.core.records import LEVELS, Prefix
 from nightshift.data.augmentation import Pixels, varied
+from nightshift.data.channels import input_of
 from nightshift.data.dataset import Frames
-from nightshift.data.letterbox import frame_to_square
 from nightshift.data.locations import ENCODED, FRAMES, PREPARED, WEIGHTS
 from nightshift.data.shards import LIMIT
 from nightshift.engine import checkpoints, distributed
@@ -84,7 +84,7 @@ def encode_cases(
 
     def images(indices: range) -> dict[str, Tensor]:
         seen = [_varied(frames, i, settings.augment) for i in indices]
-        return {"images": torch.stack([frame_to_square(one, settings.resolution) for one in seen])}
+        return {"images": torch.stack([input_of(one, settings.resolution, settings.channels) for one in seen])}
 
     with (
         steps_bar("encode", count, known) as done,

@@ -2,7 +2,9 @@
 
 import sys
 
+from nightshift.config import resolved
 from nightshift.config.arguments import arm_from
+from nightshift.config.sections import Predict
 from nightshift.console.errors import run
 from nightshift.evaluation import evaluate
 from nightshift.jobs import gpu_lock
@@ -12,7 +14,7 @@ from nightshift.jobs.stale_metrics import remove_metrics
 def main(arm: str) -> None:
     remove_metrics()
     with gpu_lock.locked(f"evaluate@{arm}"):
-        evaluate.evaluate_arm(arm)
+        evaluate.evaluate_arm(arm, resolved.read(f"arms/{arm}/evaluate", Predict))
 
 
 if __name__ == "__main__":

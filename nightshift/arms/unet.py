@@ -1,6 +1,6 @@
 """Kind `unet`: MONAI's DynUNet, the U-Net of nnU-Net (Isensee et al., 2021), trained from scratch on the frames alone.
 
-image (B, 1, R, R) -> per level two 3x3 convolutions, the first of stride 2 but at the finest
+image (B, 1 or 3, R, R) -> per level two 3x3 convolutions, the first of stride 2 but at the finest
   -> the coarsest level (B, C, R / s, R / s), FiLM by the view
   -> per level a transposed convolution, the skip connection, two 3x3 convolutions -> logits (B, 1, R, R)
 """
@@ -30,7 +30,8 @@ class UNetModel(ArmModel):
         assert isinstance(settings.arm, UNet)
         channels = settings.arm.channels
         kernels, halvings = [3] * len(channels), [2] * (len(channels) - 1)
-        self.net = DynUNet(2, 1, 1, kernels, [1, *halvings], halvings, filters=channels)
+        self.seen = 1 if self.channels == "grey" else 3  # grey: three equal ones
+        self.net = DynUNet(2, self.seen, 1, kernels, [1, *halvings], halvings, filters=channels)
         del self.net.skip_layers  # the same modules under second names
         self.film = FiLM(channels[-1]) if settings.view.mode == "film" else None
         bias = self.net.output_block.conv.conv.bias
@@ -41,7 +42,7 @@ class UNetModel(ArmModel):
     ) -> Tensor:
         assert images is not None
         with autocast(images.device, self.precision):
-            x, skips = images[:, :1], []  # three equal channels
+            x, skips = images[:, : self.seen], []
             for down in (self.net.input_block, *self.net.downsamples):
                 x = down(x)
                 skips.append(x)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from nightshift.carm import Angles
     from nightshift.commands.inputs import Frame
     from nightshift.config.params import ArmSettings
+    from nightshift.evaluation.rules import Rule
     from nightshift.model.base import ArmModel
     from nightshift.model.card import Card
 
@@ -49,6 +50,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--angles-csv", type=Path, metavar="FILE", help="table with columns file, primary_angle, secondary_angle"
     )
     parser.add_argument("--weights", type=Path, metavar="FILE", help="pretrained, where they have been moved")
+    parser.add_argument(
+        "--rules",
+        type=Path,
+        metavar="FILE",
+        help="how masks are made, as reports/evaluation/lora/rules.json; without it by the model's own threshold",
+    )
     parser.add_argument("--json", action="store_true", help="also write area and confidence to DIR/predictions.json")
 
 
@@ -56,7 +63,7 @@ def main(arguments: argparse.Namespace) -> None:
     """Write DIR/masks, DIR/overlays and, with --json, DIR/predictions.json.
 
     Raises UserError before anything is written: DIR is not empty, no such model, an input that cannot be read or has
-    no angles where the model needs them, other weights than those of the training.
+    no angles where the model needs them, other weights than those of the training, rules of other models.
     """
     from nightshift.commands import inputs
     from nightshift.console.progress import bar
@@ -74,6 +81,7 @@ def main(arguments: argparse.Namespace) -> None:
         given = dict.fromkeys(files, inputs.angles_from(arguments.angles, "--angles"))
     elif arguments.angles_csv:
         given = inputs.angles_by_file(arguments.angles_csv, files)
+    rule = _rule(cards, arguments.rules)
     count = sum(1 for _ in bar("read", "frame")(frames(files, given, card)))  # a mistake in the last ends it here
     settings = {folder: model_card.settings_of(one, folder, arguments.weights) for folder, one in cards.items()}
     from nightshift.commands import prediction  # torch: seconds, after the command was checked
@@ -84,13 +92,30 @@ def main(arguments: argparse.Namespace) -> None:
     with gpu_lock.locked("predict"):
         seed_everything(0)
         models = [partial(_open, folder, of_model) for folder, of_model in settings.items()]
-        threshold = mean(one.threshold for one in cards.values())
         progress = bar("predict", "frame", count * len(models))
-        predictions = prediction.predict(models, threshold, lambda: frames(files, given, card), out, progress)
+        predictions = prediction.predict(models, rule, lambda: frames(files, given, card), out, progress)
     if arguments.json:
         write_json(out / "predictions.json", [one.model_dump() for one in predictions])
     of = f", by the mean of {len(cards)} models at the mean of their thresholds" if len(cards) > 1 else ""
     print(f"{count} masks of {len(files)} file(s){of}: {arguments.out.as_posix()}")
+
+
+def _rule(cards: dict[Path, Card], file: Path | None) -> Rule:
+    """How the masks of these models are made: the mean of their thresholds, those of their cards or those in `file`.
+
+    Raises UserError for a file that does not have every model.
+    """
+    from nightshift.evaluation.rules import Rule, Rules
+
+    if file is None:
+        return Rule(mirror=False, threshold=mean(card.threshold for card in cards.values()))
+    known, names = Rules.read(file).rules, [f"fold-{card.fold}/seed-{card.seed}" for card in cards.values()]
+    if missing := [name for name in names if name not in known]:
+        raise UserError(f"{file}: no {missing[0]} in it, only {', '.join(known)}; give that of the models' own arm")
+    of_models = [known[name] for name in names]
+    lower = [one.low for one in of_models if one.low is not None]  # all have one, or none
+    threshold = mean(one.threshold for one in of_models)
+    return Rule(mirror=of_models[0].mirror, threshold=threshold, low=mean(lower) if lower else None)
 
 
 def _open(folder: Path, settings: ArmSettings) -> ArmModel:

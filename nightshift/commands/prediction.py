@@ -13,8 +13,9 @@ from nightshift.commands.inputs import Frame
 from nightshift.console.progress import Progress
 from nightshift.core.io import replacing
 from nightshift.data.painting import paint_mask
-from nightshift.evaluation.predictor import MAP_MAX, CachedPredictor, threshold_mask
+from nightshift.evaluation.rules import Rule
 from nightshift.model.base import ArmModel
+from nightshift.model.predictor import MAP_MAX, CachedPredictor, threshold_mask
 
 MASKS, OVERLAYS = "masks", "overlays"
 COLOUR = (86, 180, 233)  # of vessels, as in the report
@@ -41,7 +42,7 @@ class Prediction(BaseModel):
 
 def predict(
     models: Sequence[Callable[[], ArmModel]],
-    threshold: float,
+    rule: Rule,
     frames: Callable[[], Iterable[Asked]],
     out: Path,
     progress: Progress,
@@ -50,7 +51,7 @@ def predict(
 
     Args:
         models: as for `mean_maps`.
-        threshold: of the probability.
+        rule: how masks are made.
         frames: as for `mean_maps`.
         out: appears when all are written.
         progress: as for `mean_maps`.
@@ -60,8 +61,9 @@ def predict(
     with replacing(out) as folder:
         for part in (MASKS, OVERLAYS):
             (folder / part).mkdir(parents=True)
-        for (path, frame, _), probability in zip(frames(), mean_maps(models, frames, progress), strict=True):
-            name, mask = _free_name(frame.name, taken), threshold_mask(probability, threshold)
+        maps = mean_maps(models, frames, progress, rule.mirror)
+        for (path, frame, _), probability in zip(frames(), maps, strict=True):
+            name, mask = _free_name(frame.name, taken), threshold_mask(probability, rule.threshold, rule.low)
             Image.fromarray(mask.astype(np.uint8) * 255).save(folder / MASKS / f"{name}.png")
             painted = paint_mask(np.asarray(frame.pixels), mask, COLOUR)
             Image.fromarray(painted).save(folder / OVERLAYS / f"{name}.png")
@@ -70,7 +72,10 @@ def predict(
 
 
 def mean_maps(
-    models: Sequence[Callable[[], ArmModel]], frames: Callable[[], Iterable[Asked]], progress: Progress
+    models: Sequence[Callable[[], ArmModel]],
+    frames: Callable[[], Iterable[Asked]],
+    progress: Progress,
+    mirror: bool,
 ) -> Iterator[ProbabilityMap]:
     """The mean of the models' probability maps, frame by frame.
 
@@ -80,10 +85,11 @@ def mean_maps(
         models: each opens one, in eval mode, on its device.
         frames: gives all frames, each with the file it is from and its angles.
         progress: wraps a loop over all frames of all models.
+        mirror: whether each map is the mean of the frame's and of its mirror image's.
     """
     asked = progress((model, i, one) for model in (open_one() for open_one in models) for i, one in enumerate(frames()))
     if len(models) == 1:
-        yield from (_map(model, one) for model, _, one in asked)
+        yield from (_map(model, one, mirror) for model, _, one in asked)
         return
     with tempfile.TemporaryDirectory() as folder:
         paths: list[Path] = []
@@ -91,14 +97,15 @@ def mean_maps(
             if i == len(paths):
                 paths.append(Path(folder) / f"{i}.npy")
                 np.save(paths[i], np.zeros(one[1].pixels.shape, np.uint32))
-            np.save(paths[i], np.load(paths[i]) + _map(model, one))
+            np.save(paths[i], np.load(paths[i]) + _map(model, one, mirror))
         for path in paths:
             yield (np.load(path) / len(models)).round().astype(np.uint16)
 
 
-def _map(model: ArmModel, asked: Asked) -> ProbabilityMap:
+def _map(model: ArmModel, asked: Asked, mirror: bool) -> ProbabilityMap:
     _, frame, angles = asked
-    return CachedPredictor(model, np.array(frame.pixels)).probability_map(angles)  # a copy: torch warns of mapped files
+    pixels = np.array(frame.pixels)  # a copy: torch warns of mapped files
+    return CachedPredictor(model, pixels, mirror).probability_map(angles)
 
 
 def _free_name(name: str, taken: set[str]) -> str:

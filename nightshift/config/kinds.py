@@ -61,9 +61,13 @@ class TrainedSection(ArmSection, Overrides):
 
 
 class WithoutEncoder(ArmSection):
-    """A kind without SAM 3's encoder. `resolution`: side of the square that it sees; `encoder`: that of the encoder."""
+    """A kind without SAM 3's encoder. `resolution`: side of the square that it sees; `encoder`: that of the encoder.
+
+    `sees_channels`: it sees what encoder.channels says; else the frame alone.
+    """
 
     has_encoder = False
+    sees_channels: ClassVar[bool] = False
     resolution: Positive | Literal["encoder"] = Field(default="encoder", description="a number of pixels, or encoder")
 
     def side(self, of_encoder: int) -> int:
@@ -175,6 +179,7 @@ class UNet(TrainedSection, WithoutEncoder):
     """
 
     packages = ("monai",)
+    sees_channels = True
     kind: Literal["unet"]
     channels: Annotated[list[Positive], Field(min_length=3)] = Field(default_factory=lambda: [16, 32, 64, 128, 192])
 

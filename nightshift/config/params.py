@@ -15,10 +15,12 @@ from nightshift.config.kinds import AnyArm, TrainedSection, WithoutEncoder, Zero
 from nightshift.config.presets import AnyData, DataFile, Encoder, Section, Simulated, Weights
 from nightshift.config.sections import (
     Augment,
+    Channels,
     Compare,
     EncoderUse,
     Head,
     Precision,
+    Predict,
     Prepare,
     Probe,
     Train,
@@ -48,6 +50,11 @@ class EncoderSettings(Section):
     def grid(self) -> int:
         """Side of the square in tokens."""
         return self.resolution // self.preset.patch_size
+
+    @property
+    def channels(self) -> Channels:
+        """Of the input."""
+        return self.encoder.channels
 
     @property
     def weights(self) -> Weights:
@@ -111,6 +118,7 @@ class PlainArmSettings(BaseArmSettings):
 
     resolution: int
     precision: Precision
+    channels: Channels
 
     @property
     def needs_images(self) -> bool:
@@ -173,6 +181,7 @@ class Params(Section):
     view: View
     head: Head
     train: Train
+    predict: Predict
     arms: dict[str, AnyArm]
     compare: Compare
 
@@ -230,7 +239,9 @@ class Settings(Params, EncoderSettings):
         shared: dict[str, Any] = {"name": name, "augment": self.augment, "view": view, "train": train}
         shared["arm"] = arm.resolved(self.preset)
         if isinstance(arm, WithoutEncoder):
-            return PlainArmSettings(**shared, resolution=arm.side(self.resolution), precision=self.encoder.precision)
+            side, precision = arm.side(self.resolution), self.encoder.precision
+            channels = self.encoder.channels if arm.sees_channels else "grey"
+            return PlainArmSettings(**shared, resolution=side, precision=precision, channels=channels)
         encoder = self.encoder.model_copy(update={"resolution": self.resolution})
         return EncoderArmSettings(**shared, encoder=encoder, preset=self.preset, head=self.head)
 

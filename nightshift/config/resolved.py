@@ -26,6 +26,7 @@ FOLDER = Path("reports/settings")
 DATA = ("numpy", "pillow", "scikit-image", "scipy", "pydicom", "pycocotools")
 ENCODER = ("torch", "sam3")
 MEASURES = ("scikit-image", "scipy", "monai")
+FILTERS = ("scikit-image", "scipy")
 ALL = ("torch", "sam3", "peft", "numpy", "scipy", "scikit-image", "monai", "safetensors", "pillow", "matplotlib",
        "pandas", "pydicom", "pycocotools")  # fmt: skip
 Model = TypeVar("Model", bound=BaseModel)
@@ -72,13 +73,14 @@ def contents(settings: Settings) -> dict[str, dict[str, Any]]:
         arm = settings.arm(name)
         encoder = arm.model_dump(include={"encoder", "preset"})
         of_encoder = ENCODER if encoder else ()
-        own, variants = {"arm": arm.arm.own()}, ("monai",) if arm.augment.variants else ()
-        packages = ("torch", *of_encoder, *arm.arm.packages)
+        own, packages = {"arm": arm.arm.own()}, ("torch", *of_encoder, *arm.arm.packages)
+        of_input = [*FILTERS] if arm.channels == "vesselness" else []
+        of_input += ["monai"] if arm.augment.variants or arm.augment.online else []
         by_name |= {
             f"arms/{name}/probe": _content(encoder | {"name": name} | own, *packages),
-            f"arms/{name}/encode": _content(encoder | {"augment": arm.augment.model_dump()}, *of_encoder, *variants),
-            f"arms/{name}/train": _content(arm.model_dump() | own, *packages, *variants),
-            f"arms/{name}/evaluate": _content({}, *packages, *MEASURES),
+            f"arms/{name}/encode": _content(encoder | {"augment": arm.augment.model_dump()}, *of_encoder, *of_input),
+            f"arms/{name}/train": _content(arm.model_dump() | own, *packages, *of_input),
+            f"arms/{name}/evaluate": _content(settings.predict.model_dump(), *packages, *of_input, *MEASURES),
         }
     return by_name
 

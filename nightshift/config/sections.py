@@ -7,6 +7,7 @@ from pydantic import AfterValidator, Field
 from nightshift.config.presets import Fraction, Positive, Rate, Section
 
 Precision = Literal["fp32", "bf16", "fp16"]
+Channels = Literal["grey", "vesselness"]
 Number = TypeVar("Number", int, float)
 
 
@@ -29,12 +30,14 @@ class EncoderUse(Section):
         rope: `repaired` makes real position tables for that resolution, `as_shipped` leaves them as SAM 3 has them.
         weights: see nightshift/backbone/pretrained.py.
         precision: of matrix products; position tables are always float32.
+        channels: of the input, see nightshift/data/channels.py.
     """
 
     resolution: Positive | Literal["native"] = Field(description="a number of pixels, or native")
     rope: Literal["repaired", "as_shipped"]
     weights: Annotated[str, Field(min_length=1)]
     precision: Precision
+    channels: Channels
 
 
 class Probe(Section):
@@ -72,6 +75,7 @@ class Augment(Section):
 
     Attributes:
         variants: of each case, beside itself; each epoch draws one of them all. A prefix encodes all of them once.
+        online: arms without a prefix draw new variants in every epoch.
         mirror: left and right, LAO and RAO, half of the variants.
         rotation: degrees, at most.
         scale, shift, elastic: of the side, at most.
@@ -80,6 +84,7 @@ class Augment(Section):
     """
 
     variants: Annotated[int, Field(ge=0)]
+    online: bool
     mirror: bool
     rotation: Annotated[float, Field(ge=0, le=180)]
     scale: Share
@@ -170,6 +175,19 @@ class Train(Section):
         """The learning rate of one training, which has one."""
         (rate,) = self.rates
         return rate
+
+
+class Predict(Section):
+    """How masks are made of a trained model.
+
+    Attributes:
+        mirror: probabilities are the mean of those of the frame and of its mirror image, with LAO and RAO exchanged.
+        hysteresis: two thresholds, both by validation: of what is above the lower one, connected parts count that are
+            above the higher one somewhere.
+    """
+
+    mirror: bool
+    hysteresis: bool
 
 
 class Compare(Section):

@@ -1,6 +1,7 @@
 """What an arm is trained on: cases with what was kept of their encoding, and mirrored ones."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -10,9 +11,12 @@ from nightshift.config.params import ArmSettings
 from nightshift.console.errors import UserError
 from nightshift.core.records import LEVELS
 from nightshift.data.augmentation import varied_case
+from nightshift.data.channels import input_of
 from nightshift.data.dataset import Case, Cases
-from nightshift.data.letterbox import frame_to_square, mask_to_square
+from nightshift.data.letterbox import mask_to_square
 from nightshift.data.shards import Shards
+
+REMEMBERED = 2**28  # bytes of the cases that took long to make
 
 
 class TrainingCases(torch.utils.data.Dataset[dict[str, Tensor | int]]):
@@ -25,26 +29,40 @@ class TrainingCases(torch.utils.data.Dataset[dict[str, Tensor | int]]):
     def __init__(self, cases: Cases, kept: Shards | None, settings: ArmSettings) -> None:
         """`kept`: of all cases of the data set, by their number in it."""
         self.cases, self.kept, self.settings = cases, kept, settings
+        self._read: Callable[[int], dict[str, Tensor | int]] = self._read_again
+        if settings.augment.variants or settings.channels != "grey":  # that takes longer than a step of a small model
+            self._read = lru_cache(REMEMBERED // (16 * settings.resolution**2))(self._read_again)
+
+    @property
+    def online(self) -> bool:
+        """Whether every epoch draws variants that are in no other one; else there are `augment.variants` of a case."""
+        return self.kept is None and self.settings.augment.online
 
     def __len__(self) -> int:
         return len(self.cases)
 
+    def __iter__(self) -> Iterator[dict[str, Tensor | int]]:
+        return (self[i] for i in range(len(self)))
+
     def __getitem__(self, i: int) -> dict[str, Tensor | int]:
-        if i >= len(self.cases) * (1 + self.settings.augment.variants):
-            raise IndexError(i)  # which is also how Python ends an iteration
-        case, resolution = varied_case(self.cases, i, self.settings.augment), self.settings.resolution
+        item = dict(self._read(i))
         variant, place = divmod(i, len(self.cases))
         number = self.cases.numbers[place] + variant * self.cases.total
+        for name in ("tokens", *(f"level.{number}" for number in range(LEVELS))):
+            if self.kept is not None and (array := f"{name}.{number}") in self.kept.index:
+                item[name] = self.kept[array]
+        return item
+
+    def _read_again(self, i: int) -> dict[str, Tensor | int]:
+        """The item without what is kept of the encoder."""
+        case, resolution = varied_case(self.cases, i, self.settings.augment), self.settings.resolution
         item: dict[str, Tensor | int] = {
             "index": i,
             "angles": torch.tensor(angles_of(case, self.settings.view.mode)),
             "target": mask_to_square(case.mask, resolution),
         }
-        for name in ("tokens", *(f"level.{number}" for number in range(LEVELS))):
-            if self.kept is not None and (array := f"{name}.{number}") in self.kept.index:
-                item[name] = self.kept[array]
         if self.kept is None or self.settings.needs_images:
-            item["images"] = frame_to_square(case.frame, resolution)
+            item["images"] = input_of(case.frame, resolution, self.settings.channels)
         return item
 
     def batch(self, numbers: Sequence[int]) -> dict[str, Tensor]:

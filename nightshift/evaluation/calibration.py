@@ -12,7 +12,7 @@ from monai.metrics import CalibrationErrorMetric, calibration_binning
 from PIL import Image
 from torch import Tensor
 
-from nightshift.evaluation.predictor import MAP_MAX
+from nightshift.model.predictor import MAP_MAX
 
 BINS = 20  # of equal width, MONAI's default
 RELIABILITY = ("low", "high", "probability", "vessel", "pixels")

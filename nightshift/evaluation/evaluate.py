@@ -15,6 +15,7 @@ from PIL import Image
 
 from nightshift.carm import FAR, Angles, apart
 from nightshift.config.params import ArmSettings, EncoderArmSettings
+from nightshift.config.sections import Predict
 from nightshift.console.progress import bar
 from nightshift.core.io import replacing, write_csv, write_json
 from nightshift.core.tables import write_table
@@ -25,11 +26,12 @@ from nightshift.engine import checkpoints
 from nightshift.engine.device import device, seed_everything
 from nightshift.evaluation.calibration import calibration, reliability
 from nightshift.evaluation.measures import CALIBRATION, MEASURES, MILLIMETRES, all_measures, dice, millimetres
-from nightshift.evaluation.predictor import CachedPredictor, threshold_mask
+from nightshift.evaluation.rules import NAME, Rule, Rules, rule_of
 from nightshift.jobs import resources
 from nightshift.model.base import ArmModel
 from nightshift.model.card import Card, read_card
 from nightshift.model.kinds import kind_of
+from nightshift.model.predictor import CachedPredictor, threshold_mask
 
 WHO = ("fold", "seed", "case_id", "patient_id", "primary_angle", "secondary_angle")
 COLUMNS = (*WHO, *MEASURES, *CALIBRATION)
@@ -41,11 +43,12 @@ def evaluate_model(
     model: ArmModel,
     cases: Cases,
     card: Card,
+    rule: Rule,
     pictures: Path,
     progress: Callable[[Iterable[int]], Iterable[int]],
     first: int = 0,
 ) -> tuple[list[Cells], list[Cells]]:
-    """A row (COLUMNS) per case at the card's threshold, and one (ABLATIONS) per case and ablation.
+    """A row (COLUMNS) per case with masks by `rule`, and one (ABLATIONS) per case and ablation.
 
     After COLUMNS come MILLIMETRES, where every case has a spacing, and the cases' groups.
     Maps and masks go to pictures/probability-SEED-NNNNN.png and prediction-SEED-NNNNN.png, numbered from `first`.
@@ -55,14 +58,15 @@ def evaluate_model(
     spaced = _spaced(cases)
     for i in progress(range(len(cases))):
         case = cases[i]
-        angles, predictor = angles_of(case, card.settings.view.mode), CachedPredictor(model, case.frame)
+        angles = angles_of(case, card.settings.view.mode)
+        predictor = CachedPredictor(model, case.frame, rule.mirror)
         probability = predictor.probability_map(angles)
-        mask = threshold_mask(probability, card.threshold)
+        mask = threshold_mask(probability, rule.threshold, rule.low)
         Image.fromarray(probability).save(pictures / f"probability-{card.seed}-{first + i:05d}.png")
         _save_mask(mask, pictures / f"prediction-{card.seed}-{first + i:05d}.png")
         rows.append(row := _row(case, probability, mask, card, spaced))
         for ablation, (view, tokens) in _ablations(cases, i, case, angles, card.settings).items():
-            found = threshold_mask(predictor.probability_map(view, tokens), card.threshold)
+            found = threshold_mask(predictor.probability_map(view, tokens), rule.threshold, rule.low)
             ablated.append(
                 {key: row[key] for key in ABLATIONS[:4]} | {"ablation": ablation, "dice": dice(found, case.mask)}
             )
@@ -70,15 +74,16 @@ def evaluate_model(
 
 
 def external_rows(
-    model: ArmModel, cases: Cases, card: Card, progress: Callable[[Iterable[int]], Iterable[int]]
+    model: ArmModel, cases: Cases, card: Card, rule: Rule, progress: Callable[[Iterable[int]], Iterable[int]]
 ) -> list[Cells]:
     """The rows of `evaluate_model`, for cases of a second data set: no pictures, no ablations."""
     rows, spaced = [], _spaced(cases)
     for i in progress(range(len(cases))):
         case = cases[i]
         angles = angles_of(case, card.settings.view.mode)
-        probability = CachedPredictor(model, case.frame).probability_map(angles)
-        rows.append(_row(case, probability, threshold_mask(probability, card.threshold), card, spaced))
+        probability = CachedPredictor(model, case.frame, rule.mirror).probability_map(angles)
+        mask = threshold_mask(probability, rule.threshold, rule.low)
+        rows.append(_row(case, probability, mask, card, spaced))
     return rows
 
 
@@ -150,14 +155,16 @@ def means(cases: pd.DataFrame) -> dict[str, float | int]:
     return found | {"cases": len(once), "patients": int(patients.nunique())}
 
 
-def evaluate_arm(name: str) -> None:
+def evaluate_arm(name: str, predict: Predict) -> None:
     """Every model of the arm on the test cases of its fold, and on the second data set -> reports/evaluation/NAME.
 
+    `predict`: how masks are made; what that takes beyond a model's card is chosen by the validation cases of its fold.
     Raises UserError for a model that is missing, damaged or of another encoder.
     """
     out, folds = Path("reports/evaluation") / name, read_folds().folds
     folders = {fold: sorted((MODELS / name / f"fold-{fold}").iterdir()) for fold in range(len(folds))}
     checkpoints.tidy(f"train@{name}", [folder for of_fold in folders.values() for folder in of_fold])
+    rules: dict[str, Rule] = {}
     rows: list[Cells] = []
     ablated: list[Cells] = []
     second, of_second = Cases(EXTERNAL, details=True), list[Cells]()
@@ -172,14 +179,17 @@ def evaluate_arm(name: str) -> None:
                 card = read_card(folder)
                 model = kind_of(card.settings).open_model(folder, card.settings).to(device())
                 progress = bar(f"evaluate {name}, fold {fold}, seed {card.seed}", "case")
-                found, more = evaluate_model(model, cases, card, pictures, progress, first)
+                rule = rule_of(model, card, predict, open_part(fold, "val"))
+                rules[f"{folder.parent.name}/{folder.name}"] = rule
+                found, more = evaluate_model(model, cases, card, rule, pictures, progress, first)
                 rows += found
                 ablated += more
-                of_second += external_rows(model, second, card, progress)
+                of_second += external_rows(model, second, card, rule, progress)
             first += len(cases)
         pooled = reliability(pictures)
         speed = (len(rows) + len(of_second)) / (time.perf_counter() - start)
         record |= {"cases": first + len(second), "cases_per_second": round(speed, 3)}
+    Rules(rules=rules).write(out / NAME)
     write_csv(out / "cases.csv", _columns(rows), rows)
     write_csv(out / "external.csv", _columns(of_second), of_second)
     write_csv(out / "ablations.csv", ABLATIONS, ablated)

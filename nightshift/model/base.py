@@ -11,13 +11,13 @@ from nightshift.config.params import ArmSettings
 class ArmModel(nn.Module):
     """A model that turns a frame, resized to a square of `resolution` pixels, into logits of a vessel map.
 
-    `precision`: of matrix products, as encoder.precision. `activation_checkpointing`: parts of it keep only their input
-    and are run again in the backward pass.
+    `precision`: of matrix products, as encoder.precision; `channels`: of the images, as encoder.channels.
+    `activation_checkpointing`: parts of it keep only their input and are run again in the backward pass.
     """
 
     def __init__(self, settings: ArmSettings, activation_checkpointing: bool = False) -> None:
         super().__init__()
-        self.resolution, self.precision = settings.resolution, settings.precision
+        self.resolution, self.precision, self.channels = settings.resolution, settings.precision, settings.channels
         self.activation_checkpointing = activation_checkpointing
 
     def forward(

@@ -61,6 +61,12 @@ def _of_training(arms: Mapping[str, ArmResults]) -> list[str]:
             sentences.append(
                 f"{label(name)}: {before} cases were encoded before a kill; the time of that is not counted."
             )
+    if (online := [name for name in trained if _online(arms[name])]) and len(online) < len(trained):
+        kept = in_words([inside(name) for name in trained if name not in online])
+        sentences.append(
+            f"The arms were not augmented alike: {in_words([inside(name) for name in online])} saw new variants of the "
+            f"training cases in every epoch, {kept} the same few."
+        )
     if trained and all(len({card.seed for card in arm.cards}) == 1 for arm in trained.values()):
         sentences.append("Each arm was trained with one seed: how far chance in training moves them is not measured.")
     machines = {frozenset(str(arm.costs[step].machine) for step in STEPS) for arm in arms.values()}
@@ -69,6 +75,12 @@ def _of_training(arms: Mapping[str, ArmResults]) -> list[str]:
     if any(cost.revision.endswith("+") for arm in arms.values() for cost in arm.costs.values()):
         sentences.append("There were uncommitted changes when this was made: the revisions below do not say all.")
     return sentences
+
+
+def _online(arm: ArmResults) -> bool:
+    """Whether each epoch of its training had variants of its own, as nothing of its encoding is kept."""
+    prefix = arm.probe and arm.probe.prefix
+    return arm.cards[0].settings.augment.online and not (prefix and prefix.blocks)
 
 
 def model_name(card: Card, arm: ArmResults) -> str:

@@ -23,7 +23,7 @@ class Batches:
     def __init__(self, cases: TrainingCases, device: torch.device) -> None:
         self._cases, self._device, self._held = cases, device, Batch()
         count = len(cases) * (1 + cases.settings.augment.variants)
-        if device.type != "cuda":
+        if device.type != "cuda" or cases.online:
             return
         one = cases.batch([0])
         size = count * sum(values.nbytes for values in one.values())

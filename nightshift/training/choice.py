@@ -9,9 +9,10 @@ import torch
 from nightshift.console.progress import bar
 from nightshift.data.samples import TrainingCases
 from nightshift.model.base import ArmModel
+from nightshift.model.predictor import THRESHOLDS
 from nightshift.training.state import Trained
 from nightshift.training.step import micro_batch_size
-from nightshift.training.validation import THRESHOLDS, validate
+from nightshift.training.validation import validate
 
 
 def choose(model: ArmModel, cases: TrainingCases, seed: int, device: torch.device) -> Trained:

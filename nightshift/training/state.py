@@ -16,9 +16,10 @@ from nightshift.console.progress import say
 from nightshift.data.samples import TrainingCases
 from nightshift.engine import checkpoints, distributed
 from nightshift.model.base import ArmModel
+from nightshift.model.predictor import THRESHOLDS
 from nightshift.training.average import Average
 from nightshift.training.step import add_gradients, learning_rate_factor, micro_batch_size, optimiser_of
-from nightshift.training.validation import THRESHOLDS, validate
+from nightshift.training.validation import validate
 
 EPOCH_STRIDE = 10**6  # checkpoints are numbered epoch * EPOCH_STRIDE + batch: more than an epoch has batches
 

@@ -106,7 +106,9 @@ def _order(cases: TrainingCases, batch_size: int, seed: int, epoch: int) -> list
     """The batches of an epoch, numbers of cases and of their variants: they follow from seed and epoch alone."""
     random, count = torch.Generator().manual_seed(seed * SEED_STRIDE + epoch), len(cases)
     order = torch.randperm(count, generator=random)
-    if variants := cases.settings.augment.variants:
+    if cases.online:
+        order += count * (seed * SEED_STRIDE + epoch)  # a variant that no other epoch has
+    elif variants := cases.settings.augment.variants:
         order += count * torch.randint(1 + variants, (count,), generator=random)
     return [part.tolist() for part in order.split(batch_size)]
 

@@ -8,10 +8,9 @@ from nightshift.data.samples import TrainingCases
 from nightshift.engine import distributed
 from nightshift.engine.ahead import ahead
 from nightshift.model.base import ArmModel
+from nightshift.model.predictor import THRESHOLDS
 from nightshift.training.losses import loss_of
 from nightshift.training.step import forward
-
-THRESHOLDS = tuple(k / 20 for k in range(2, 19))  # 0.10 .. 0.90
 
 
 def dice_at_thresholds(probability: np.ndarray, truth: np.ndarray) -> np.ndarray:

@@ -14,9 +14,10 @@ from nightshift.config import params
 from nightshift.console.errors import UserError
 from nightshift.data.letterbox import frame_to_square, square_to_frame
 from nightshift.data.samples import TrainingCases
+from nightshift.model.predictor import THRESHOLDS
 from nightshift.training import trainer
 from nightshift.training.choice import choose
-from nightshift.training.validation import THRESHOLDS, validate
+from nightshift.training.validation import validate
 
 SIDE = 112
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.models import batch, card_of, changed
+from helpers.models import PLAIN, batch, card_of, changed
 from helpers.sam3_checkpoint import as_video_model, tiny_config, write_checkpoint, write_tokenizer
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -22,11 +22,10 @@ from nightshift.config import params
 from nightshift.console.errors import UserError
 from nightshift.core.io import write_json
 from nightshift.evaluation.evaluate import evaluate_arm
-from nightshift.evaluation.predictor import CachedPredictor, threshold_mask
 from nightshift.model.card import read_card, settings_of
+from nightshift.model.predictor import THRESHOLDS, CachedPredictor, threshold_mask
 from nightshift.probe.arm import ProbeArm, verdict_of
 from nightshift.training.arm import train_arm
-from nightshift.training.validation import THRESHOLDS
 from stages import inventory
 
 ARM = {"kind": "zero_shot", "weights": "sam", "resolution": 56}
@@ -106,7 +105,7 @@ def test_from_the_choice_on_validation_to_the_masks_of_the_test_cases(arm, prepa
     card = read_card(folder)
     assert card.threshold in THRESHOLDS and card.weights == record
     assert [path.name for path in folder.iterdir()] == ["card.json"]
-    evaluate_arm("zero")
+    evaluate_arm("zero", PLAIN)
     model = zero_shot.open_model(folder, settings_of(card, folder))
     for i in range(2):
         mask = threshold_mask(CachedPredictor(model, prepared["test"][i].frame).probability_map((0, 0)), card.threshold)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.docs import PAGES, blocks
-from helpers.models import WITHOUT_ENCODER
+from helpers.models import PLAIN, WITHOUT_ENCODER
 from PIL import Image
 
 from nightshift.arms import lora
@@ -19,6 +19,7 @@ from nightshift.commands import inputs, predict
 from nightshift.commands.main import dispatch
 from nightshift.config.hardware import hardware
 from nightshift.config.presets import Encoder
+from nightshift.config.sections import Predict
 from nightshift.console.errors import UserError
 from nightshift.core.hashing import hash_files, sha256
 from nightshift.core.io import read_csv, read_json, write_json
@@ -37,7 +38,7 @@ MODEL = "models/lora/fold-0/seed-0"
 PREFIX = "detector.backbone.vision_backbone."
 
 
-def train(settings):
+def train(settings, masks=PLAIN):
     """models/NAME and reports/evaluation/NAME from data/prepared."""
     prefix = prefix_of(settings)
     ArmVerdict(ok=True, cause="", cure="", prefix=prefix).write(Path(f"reports/probe/arms/{settings.name}.json"))
@@ -46,7 +47,7 @@ def train(settings):
     else:
         encode_arm(settings.name, settings, prefix)
     train_arm(settings)
-    evaluate_arm(settings.name)
+    evaluate_arm(settings.name, masks)
 
 
 def ask(*arguments):
@@ -87,10 +88,12 @@ def trained(small, frames):
 @pytest.mark.parametrize("name", ["frozen", "lora", "unet", "vesselness"])
 @pytest.mark.parametrize("changes", [{}, {"encoder.precision": "bf16", "encoder.resolution": 84, "view.mode": "none"}])
 def test_the_masks_are_those_of_the_evaluation(small, frames, name, changes, tmp_path):
-    train(small(WITHOUT_ENCODER | changes, name))
+    masks = Predict(mirror=bool(changes), hysteresis=bool(changes))
+    train(small(WITHOUT_ENCODER | changes | ({"encoder.channels": "vesselness"} if changes else {}), name), masks)
     for needless in ("params.yaml", "conf", "data"):
         (tmp_path / needless).rename(tmp_path / f"no-{needless}")
-    ask(f"models/{name}/fold-0/seed-0", "frames", *([] if changes else ["--angles-csv", "angles.csv"]), "--json")
+    rules = ["--rules", f"reports/evaluation/{name}/rules.json"]
+    ask(f"models/{name}/fold-0/seed-0", "frames", *(rules if changes else ["--angles-csv", "angles.csv"]), "--json")
     rows, told = read_csv(f"reports/evaluation/{name}/cases.csv"), read_json("out/predictions.json")
     assert len(rows) == len(told) == len(frames)
     for i, (case, row, one) in enumerate(zip(frames, rows, told, strict=True)):

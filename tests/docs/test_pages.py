@@ -259,6 +259,7 @@ def stages_that_read(before: dict, after: dict) -> set[str]:
 
 OTHER = {"arms.lora.rank": 3, "arms.lora.epochs": 3, "train.epochs": 3, "head.width": 16, "augment.variants": 2}
 OTHER |= {"prepare.seed": 1, "compare.level": 0.01, "compare.margin": 0.5, "probe.ddp": "false"}
+OTHER |= {"encoder.channels": "vesselness", "predict.mirror": "true", "predict.hysteresis": "true"}
 
 
 @pytest.mark.parametrize(("edits", "direct", "then"), RERUNS, ids=[row[0] for row in RERUNS])

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from nightshift.evaluation.calibration import BINS, RELIABILITY, calibration, reliability
-from nightshift.evaluation.predictor import MAP_MAX
+from nightshift.model.predictor import MAP_MAX
 
 
 def kept(probability):

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from helpers.data import source_case, written
-from helpers.models import WITHOUT_ENCODER, card_of, new_model
+from helpers.models import WITHOUT_ENCODER, card_of, new_model, rule_of_card
 from PIL import Image
 
 from nightshift.carm import FAR, apart
@@ -21,9 +21,9 @@ from nightshift.evaluation import evaluate
 from nightshift.evaluation.calibration import calibration
 from nightshift.evaluation.evaluate import ABLATIONS, COLUMNS, wrong_angles
 from nightshift.evaluation.measures import CALIBRATION, MEASURES, MILLIMETRES, all_measures
-from nightshift.evaluation.predictor import MAP_MAX, CachedPredictor, threshold_mask
 from nightshift.ingest.prepared import write_cases
 from nightshift.model.kinds import kind_of
+from nightshift.model.predictor import MAP_MAX, CachedPredictor, threshold_mask
 from nightshift.model.segmentation import Prepared
 
 VIEWS = [(-30.0, 20.0), (45.0, -20.0), (0.0, 30.0), (-5.0, -30.0), (90.0, 0.0), (-20.0, 25.0)]
@@ -45,7 +45,7 @@ def evaluated(settings, cases, checkout, card=None):
     card = card or card_of(settings)
     folder = checkout / f"pictures-{card.threshold}"
     folder.mkdir()
-    rows, ablated = evaluate.evaluate_model(new_model(settings).eval(), cases, card, folder, iter)
+    rows, ablated = evaluate.evaluate_model(new_model(settings).eval(), cases, card, rule_of_card(card), folder, iter)
     return rows, {(one["case_id"], one["ablation"]): one for one in ablated}, folder
 
 
@@ -103,7 +103,7 @@ def test_a_second_data_set_is_measured_as_the_test_cases_are(small, cases, check
     settings, some = small(), cases(VIEWS[:3])
     card = middle(settings, some)
     rows, *_ = evaluated(settings, some, checkout, card)
-    again = evaluate.external_rows(new_model(settings).eval(), some, card, iter)
+    again = evaluate.external_rows(new_model(settings).eval(), some, card, rule_of_card(card), iter)
     pd.testing.assert_frame_equal(pd.DataFrame(again), pd.DataFrame(rows))
 
 
@@ -158,7 +158,9 @@ def test_without_a_view_in_the_model_wrong_angles_change_nothing_at_all(small, c
 def test_without_an_encoder_there_are_no_tokens_to_take_away(small, cases, checkout, name, ablations):
     settings, some = small(WITHOUT_ENCODER, name), cases(VIEWS)
     model = kind_of(settings).build(settings).eval()
-    rows, ablated = evaluate.evaluate_model(model, some, card_of(settings), checkout, iter)
+    rows, ablated = evaluate.evaluate_model(
+        model, some, card_of(settings), rule_of_card(card_of(settings)), checkout, iter
+    )
     assert len(rows) == len(VIEWS)
     assert [one["ablation"] for one in ablated] == ablations * len(VIEWS)
 

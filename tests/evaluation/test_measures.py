@@ -17,6 +17,7 @@ from skimage.morphology import skeletonize
 
 from nightshift.evaluation import measures
 from nightshift.evaluation.measures import CALIBRES, OVERLAPS
+from nightshift.model.predictor import THRESHOLDS
 from nightshift.training import validation
 
 EIGHT = np.ones((3, 3))
@@ -123,7 +124,7 @@ def test_dice_at_thresholds_is_monais():
     truth = probability > 0.45
     for true in (truth, ~truth, np.zeros_like(truth)):
         found = validation.dice_at_thresholds(probability, true.astype(np.uint8))
-        for value, t in zip(found, validation.THRESHOLDS, strict=True):
+        for value, t in zip(found, THRESHOLDS, strict=True):
             pair = [torch.from_numpy(m)[None, None].float() for m in (probability > t, true)]
             assert value == pytest.approx(compute_dice(*pair, ignore_empty=False).item(), abs=1e-6)
     assert found[-1] == 1 and 0 in found  # above 0.8 nothing is marked, and nothing is there

@@ -11,7 +11,7 @@ from skimage.draw import line
 
 from nightshift.evaluation.calibration import calibration
 from nightshift.evaluation.measures import all_measures
-from nightshift.evaluation.predictor import MAP_MAX, threshold_mask
+from nightshift.model.predictor import MAP_MAX, threshold_mask
 
 OTHERS = 0.1  # of its change under its own defect, the most that a measure may change under another
 TELLS = {  # each defect, by the measure that tells it

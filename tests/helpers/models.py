@@ -9,12 +9,14 @@ import torch
 from nightshift.arms.lora import AdaptedModel
 from nightshift.backbone import encoder
 from nightshift.config.params import ArmSettings
+from nightshift.config.sections import Predict
 from nightshift.core.records import Prefix
 from nightshift.data.dataset import Cases, Frames
 from nightshift.data.locations import PREPARED
 from nightshift.data.samples import TrainingCases
 from nightshift.data.shards import Shards
 from nightshift.engine.device import seed_everything
+from nightshift.evaluation.rules import Rule
 from nightshift.feature_cache import encode_cases
 from nightshift.model.card import Card
 from nightshift.model.segmentation import SegmentationModel
@@ -45,6 +47,7 @@ SMALL = {
     "arms.lora.rank": 2,
     "arms.lora.blocks": {"last": 2},
 }
+PLAIN = Predict(mirror=False, hysteresis=False)
 UNET = {"kind": "unet", "channels": [4, 8, 8]}
 WITHOUT_ENCODER = {"arms.unet": UNET, "arms.vesselness": {"kind": "vesselness"}}
 
@@ -106,3 +109,8 @@ def card_of(settings: ArmSettings, seed: int = 3, threshold: float = 0.05) -> Ca
         patients=5,
         settings=settings,
     )
+
+
+def rule_of_card(card: Card) -> Rule:
+    """One threshold, the card's."""
+    return Rule(mirror=False, threshold=card.threshold)

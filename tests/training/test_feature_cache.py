@@ -123,6 +123,19 @@ def test_kept_variants_are_those_of_an_arm_without_a_prefix(small, prepared):
     assert per_epoch == list(range(len(cases)))
 
 
+def test_online_variants_are_new_in_every_epoch_where_no_prefix_is_kept(small, prepared):
+    settings, cases = small({"augment.variants": 2, "augment.online": True}, "lora"), prepared["train"]
+    kept, images = (TrainingCases(cases, shards, settings) for shards in (keep(settings, 1), None))
+    drawn = [
+        i for seed in (0, 1) for epoch in range(1, 20) for part in trainer._order(images, 2, seed, epoch) for i in part
+    ]
+    assert len(set(drawn)) == len(drawn) and min(drawn) >= len(cases)
+    assert {i % len(cases) for i in drawn} == set(range(len(cases)))
+    few = {i for epoch in range(1, 20) for part in trainer._order(kept, 2, 0, epoch) for i in part}
+    assert few == set(range(3 * len(cases)))
+    assert not torch.equal(images[len(cases)]["target"], images[2 * len(cases)]["target"])
+
+
 def test_fp16_trains_and_an_overflow_skips_the_step(small, prepared, monkeypatch):
     settings = small({"encoder.precision": "fp16", "train.epochs": 3}, "lora")
     _, trained, _ = trained_model(settings, prepared)

@@ -5,58 +5,28 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.data import source_case
-from helpers.models import UNET
+from helpers.models import PLAIN
 from PIL import Image
 
-from nightshift.config import params
 from nightshift.console.errors import UserError
-from nightshift.core.io import read_csv, read_json, remove, write_json
-from nightshift.core.records import ArmVerdict
+from nightshift.core.io import read_csv, read_json, remove
 from nightshift.data import dataset
 from nightshift.data.dataset import open_part, read_folds
-from nightshift.data.locations import EXTERNAL, PREPARED
+from nightshift.data.locations import PREPARED
 from nightshift.data.shards import Shards
 from nightshift.evaluation.evaluate import evaluate_arm
-from nightshift.feature_cache import EncodeSettings, encode_arm, encode_nothing
-from nightshift.ingest.prepared import write_cases, write_folds
-from nightshift.ingest.splits import made_folds
+from nightshift.feature_cache import EncodeSettings, encode_arm
 from nightshift.model.kinds import prefix_of
 from nightshift.training import arm as arm_module
 from nightshift.training import state
 from nightshift.training.arm import Training, side_by_side, train_arm, trainings_of
 
 
-@pytest.fixture
-def folds(small):
-    """folds(4, {...}): settings of an arm, and eight patients with a case each in so many folds, encoded.
-
-    Two more are a second data set.
-    """
-
-    def made(count, values=None, arm="frozen"):
-        settings = small({"prepare.folds": count, "train.epochs": 1, "arms.unet": UNET} | (values or {}), arm)
-        cases = [source_case(i, f"p{i}") for i in range(8)]
-        write_cases(PREPARED, cases, iter)
-        write_folds(PREPARED, made_folds(cases, params.read().prepare))
-        write_cases(EXTERNAL, [source_case(i) for i in (20, 21)], iter)
-        prefix = prefix_of(settings)
-        write_json(f"data/weights/{arm}.json", {"path": "random" if prefix else "none"})
-        ArmVerdict(ok=True, prefix=prefix).write(Path(f"reports/probe/arms/{arm}.json"))
-        if prefix is None:
-            encode_nothing(arm)
-        else:
-            encode_arm(arm, EncodeSettings(**settings.model_dump(include=set(EncodeSettings.model_fields))), prefix)
-        return settings
-
-    return made
-
-
 def test_every_case_is_tested_once_by_each_seed_of_its_fold(folds):
     settings = folds(4, {"train.seeds": [0, 3]})
     assert len(Shards(Path("data/encoded/frozen")).index) == 8 == read_json("reports/cost/frozen/encode.json")["cases"]
     train_arm(settings)
-    evaluate_arm("frozen")
+    evaluate_arm("frozen", PLAIN)
     rows = read_csv("reports/evaluation/frozen/cases.csv")
     tested = [(int(row["fold"]), row["case_id"]) for row in rows if row["seed"] == "3"]
     assert tested == [(fold, case) for fold, one in enumerate(read_folds().folds) for case in one.test]
@@ -145,7 +115,7 @@ def test_the_first_seed_of_a_fold_tries_each_learning_rate_and_the_best_one_is_t
             assert card["tried"] == {f"{rate:g}": 0.9 if rate == best[fold] else 0.5 for rate in (0.001, 0.003, 0.01)}
     cost = read_json("reports/cost/unet/train.json")
     assert 0 < cost["seconds_tuning"] < cost["seconds"]
-    evaluate_arm("unet")
+    evaluate_arm("unet", PLAIN)
     assert not list(Path(".nightshift/checkpoints/train@unet").iterdir())  # those not taken went, too
 
 

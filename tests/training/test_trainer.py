@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.data import source_case, written
-from helpers.models import CPU, UNET, batch, card_of, new_model, tokens_of, trained_model
+from helpers.models import CPU, PLAIN, UNET, batch, card_of, new_model, rule_of_card, tokens_of, trained_model
 from PIL import Image
 
 from nightshift.console.errors import UserError
@@ -22,6 +22,7 @@ from nightshift.evaluation import evaluate, measures
 from nightshift.feature_cache import EncodeSettings, encode_arm, encode_nothing
 from nightshift.model.head import SegmentationHead, view_features
 from nightshift.model.kinds import kind_of
+from nightshift.model.predictor import THRESHOLDS
 from nightshift.training import arm, state, step, validation
 from nightshift.training.arm import train_arm
 from nightshift.training.losses import loss_of
@@ -94,7 +95,7 @@ def test_the_best_epoch_is_kept(small, prepared):
     assert dice.index(max(dice)) == best.epoch - 1 < 5  # or this would not be seen
     loss, again = validation.validate(arm, TrainingCases(prepared["val"], None, small()), 2, CPU)
     assert again.max() == pytest.approx(best.val_dice, abs=1e-6)
-    assert validation.THRESHOLDS[int(again.argmax())] == best.threshold
+    assert THRESHOLDS[int(again.argmax())] == best.threshold
     assert loss == pytest.approx(best.curves[best.epoch - 1]["val_loss"], abs=1e-5)
 
 
@@ -154,7 +155,9 @@ def test_learning_rate_by_hand(small, prepared):
 def test_evaluation_is_at_native_size(small, prepared, tmp_path):
     settings, cases = small(), prepared["test"]
     arm = new_model(settings, 3).eval()
-    rows, _ = evaluate.evaluate_model(arm, cases, card_of(settings, seed=4), tmp_path, iter)
+    rows, _ = evaluate.evaluate_model(
+        arm, cases, card_of(settings, seed=4), rule_of_card(card_of(settings)), tmp_path, iter
+    )
     evaluate.write_pictures(cases, tmp_path)
     for i, (row, case) in enumerate(zip(rows, cases, strict=True)):
         assert tuple(row.values())[:6] == (0, 4, case.case_id, case.patient_id, *case.angles)
@@ -179,7 +182,7 @@ def test_an_arm_from_prepared_to_evaluated(small, prepared, name, blocks):
     ArmVerdict(ok=True, prefix=prefix).write(Path(f"reports/probe/arms/{name}.json"))
     encode_arm(name, EncodeSettings(**settings.model_dump(include={"encoder", "preset", "augment"})), prefix)
     train_arm(settings)
-    evaluate.evaluate_arm(name)
+    evaluate.evaluate_arm(name, PLAIN)
     adapters = {"adapter_model.safetensors", "adapter_config.json"} if name == "lora" else set()
     for seed in (0, 3):
         folder = Path("models") / name / f"fold-0/seed-{seed}"
