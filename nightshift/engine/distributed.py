@@ -36,10 +36,22 @@ def size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def backend(device: torch.device) -> str:
+    """What the processes of a run talk by: NCCL between GPUs where torch has it, which is not on Windows, else gloo.
+
+    What is on the CPU goes by gloo in any case.
+    """
+    return "cpu:gloo,cuda:nccl" if device.type == "cuda" and dist.is_nccl_available() else "gloo"
+
+
 def add_up(tensors: list[Tensor]) -> None:
-    """Replace each tensor by its sum over all processes, in place. All are of one type and on one device."""
+    """Replace each tensor by its sum over all processes, in place. All are of one type and on one device.
+
+    gloo gets them on the CPU: on Windows it crashes with those of a GPU (pytorch/pytorch#186535).
+    """
     if size() > 1:
         flat = torch.cat([tensor.flatten() for tensor in tensors])
+        flat = flat.cpu() if backend(flat.device) == "gloo" else flat
         dist.all_reduce(flat)
         totals = torch.split(flat, [tensor.numel() for tensor in tensors])
         for tensor, total in zip(tensors, totals, strict=True):

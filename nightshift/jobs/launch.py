@@ -1,7 +1,6 @@
 """Starts the processes that share one run: `processes` of hardware.yaml on this machine, or those of a launcher.
 
-`accelerate` finds the backend (NCCL; gloo without CUDA and on Windows) and joins what torchrun, `accelerate launch` or
-SLURM describe in the environment (RANK, WORLD_SIZE, MASTER_ADDR ...).
+`accelerate` joins what torchrun or `accelerate launch` describe in the environment (RANK, WORLD_SIZE, MASTER_ADDR ...).
 """
 
 import multiprocessing
@@ -13,15 +12,21 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from datetime import timedelta
 from importlib import import_module
 
 from torch.multiprocessing.spawn import ProcessExitedException, spawn
 
 from nightshift.config.hardware import hardware
 from nightshift.console import errors
+from nightshift.console.errors import UserError
 from nightshift.engine.device import device
-from nightshift.engine.distributed import leads
+from nightshift.engine.distributed import backend, leads
 from nightshift.jobs.gpu_lock import device_numbers, locked
+
+LONGEST_WAIT = timedelta(hours=12)  # of a process for the others: a GPU of half the speed encodes for twice as long
+SLURM_LINE = "srun --ntasks-per-node=1 torchrun --nnodes=$SLURM_NNODES --nproc-per-node=N --rdzv-backend=c10d "
+SLURM_LINE += "--rdzv-endpoint=$(hostname):29500 -m"
 
 
 def run(stage: str, *arguments: str, joined: bool = True) -> None:
@@ -35,8 +40,11 @@ def run(stage: str, *arguments: str, joined: bool = True) -> None:
         joined: several processes are one process group; else each works by itself.
 
     Raises:
-        UserError: as `gpu_lock.locked` does.
+        UserError: as `gpu_lock.locked` does; several tasks of SLURM that are not said to be one run.
     """
+    if "RANK" not in os.environ and "SLURM_STEP_ID" in os.environ and int(os.environ.get("SLURM_NTASKS", 1)) > 1:
+        line = " ".join([SLURM_LINE, stage, *arguments])
+        raise UserError(f"srun started {os.environ['SLURM_NTASKS']} tasks, each of which would run alone; use: {line}")
     label, processes = "@".join([stage.rpartition(".")[2], *arguments]), hardware().processes
     if "RANK" in os.environ:
         _run_launched(stage, arguments, label, joined)
@@ -71,10 +79,11 @@ def _one_of_several(work: Callable[[], None], joined: bool) -> None:
     """Call `work`; `joined`: in a group with the other processes of the run, as the environment describes them."""
     from accelerate import PartialState
 
-    state = PartialState(cpu=device().type == "cpu") if joined else None
+    on = device()
+    state = PartialState(cpu=on.type == "cpu", backend=backend(on), timeout=LONGEST_WAIT) if joined else None
     try:
         work()
-    except errors.UserError:
+    except UserError:
         if not leads():
             time.sleep(5)  # all processes met the same mistake: the first one reports it, and ends the others
         raise
@@ -115,6 +124,8 @@ def _run_spawned(
     place = {"RANK": number, "LOCAL_RANK": devices[number], "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
     os.environ.update({key: str(value) for key, value in place.items()} | {"MASTER_ADDR": "127.0.0.1"})
     os.environ["MASTER_PORT"] = str(port)
+    if sys.platform == "linux":
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # else by host name: a VPN that drops would end the run
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     errors.run(lambda: _one_of_several(lambda: _work(stage, arguments), joined))
 

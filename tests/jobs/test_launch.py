@@ -2,12 +2,14 @@
 
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nightshift.console.errors import UserError
+from nightshift.engine import distributed
 from nightshift.jobs import gpu_lock, launch
 
 STAGE = """
@@ -58,4 +60,38 @@ def test_more_processes_than_gpus_are_refused(checkout, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(UserError, match="3 processes, but there are 2 GPUs; set processes: 2"):
+        launch.run("stages.train", "lora")
+
+
+@pytest.mark.parametrize(("kind", "nccl", "expected"), [
+    ("cpu", True, "gloo"), ("cuda", True, "cpu:gloo,cuda:nccl"), ("cuda", False, "gloo"),
+])  # fmt: skip
+def test_processes_talk_by_what_torch_has(checkout, monkeypatch, kind, nccl, expected):
+    import accelerate
+
+    made = []
+    monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: nccl)
+    monkeypatch.setattr(launch, "device", lambda: torch.device(kind))
+    monkeypatch.setattr(accelerate, "PartialState", lambda **how: made.append(how) or SimpleNamespace(
+        destroy_process_group=lambda: None))  # fmt: skip
+    launch._one_of_several(lambda: None, joined=True)
+    assert made == [{"cpu": kind == "cpu", "backend": expected, "timeout": launch.LONGEST_WAIT}]
+
+
+@pytest.mark.parametrize("nccl", [True, False])
+def test_gloo_gets_no_tensors_of_a_gpu(monkeypatch, nccl):
+    seen = []
+    monkeypatch.setattr(distributed, "size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: nccl)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda flat: seen.append(flat.device.type))
+    with FakeTensorMode():
+        gradients = [torch.zeros(2, 3, device="cuda"), torch.zeros(4, device="cuda")]
+        distributed.add_up(gradients)
+    assert seen == ["cuda" if nccl else "cpu"] and {one.device.type for one in gradients} == {"cuda"}
+
+
+def test_tasks_of_slurm_that_are_no_run_together_are_refused_with_the_line_that_works(checkout, monkeypatch):
+    for name, value in {"SLURM_STEP_ID": "0", "SLURM_NTASKS": "8", "SLURM_PROCID": "3"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=r"srun started 8 tasks.*use: srun .* torchrun .* -m stages\.train lora$"):
         launch.run("stages.train", "lora")
