@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -184,7 +184,8 @@ def save(folder: Path, step: int, tensors: dict[str, Tensor], values: dict[str, 
     save_file(tensors, temporary, metadata={"values": json.dumps(values)})
     temporary.replace(folder / f"{step:08d}-{sha256(temporary)[:16]}.safetensors")
     for old in _states(folder)[:-KEPT]:
-        old.unlink()
+        with suppress(PermissionError):  # Windows keeps a file that another process reads; it goes the next time
+            old.unlink()
 
 
 def forget(folder: Path) -> None:
@@ -199,7 +200,8 @@ def latest(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         try:
             if path.stem.split("-")[1] == sha256(path)[:16]:
                 with safe_open(path, framework="pt") as file:
-                    tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                    # copies: on Windows a file that is mapped cannot be deleted
+                    tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
                     return tensors, json.loads(file.metadata()["values"])
         except (OSError, SafetensorError):
             pass

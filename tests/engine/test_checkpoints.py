@@ -149,3 +149,20 @@ def test_a_run_is_kept_until_the_next_stage_starts(checkout):
     io.write_text(made / "x", "1")
     checkpoints.tidy("train@lora", [made])
     assert not (checkpoints.FOLDER / "train@lora/a").exists() and (checkpoints.FOLDER / "train@lora/b").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux what is mapped")
+def test_a_checkpoint_that_was_read_is_not_mapped_and_one_that_is_in_use_stays(tmp_path, monkeypatch):
+    checkpoints.save(tmp_path, 1, {"x": torch.rand(5000)}, {})
+    tensors, _ = checkpoints.latest(tmp_path)
+    assert str(tmp_path) not in Path("/proc/self/maps").read_text(encoding="utf-8")
+
+    def refused(path, **_):
+        raise PermissionError(13, "in use", str(path))
+
+    with monkeypatch.context() as windows:
+        windows.setattr(Path, "unlink", refused)
+        for step in (2, 3, 4):
+            checkpoints.save(tmp_path, step, tensors, {})
+    checkpoints.save(tmp_path, 5, tensors, {})
+    assert len(list(tmp_path.glob("*.safetensors"))) == checkpoints.KEPT
