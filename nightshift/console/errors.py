@@ -16,6 +16,8 @@ DISK = {  # what to do, by number of the system's error
     errno.ENOTDIR: "is a file where a folder belongs; move it away",
 }
 
+OUT_OF_MEMORY = ("DefaultCPUAllocator: can't allocate", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+
 
 class UserError(Exception):
     """A mistake that the user can correct: one line with what is wrong, where (file, row, key), and what to do."""
@@ -42,12 +44,12 @@ def run(main: Callable[[], object]) -> None:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out: Python's error, torch's on a GPU or torch's on the CPU.
+    """Whether memory ran out: Python's error, torch's on a GPU or on the CPU, or that of a library of CUDA.
 
     torch's class is compared by name: torch takes seconds to import, and most stages do without it.
     """
     name, text = type(error).__name__, str(error)
-    return isinstance(error, MemoryError) or name == "OutOfMemoryError" or "DefaultCPUAllocator: can't allocate" in text
+    return isinstance(error, MemoryError) or name == "OutOfMemoryError" or any(said in text for said in OUT_OF_MEMORY)
 
 
 def _has_number(error: Exception, number: int) -> bool:

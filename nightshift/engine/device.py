@@ -3,8 +3,10 @@
 import ctypes
 import os
 import random
+import shutil
 import sys
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -26,11 +28,24 @@ def device() -> torch.device:
     wanted = hardware().device
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
+        if wanted == "cpu":
+            _say_why_not_cuda()
     if wanted == "cuda" and not torch.cuda.is_available():
         raise UserError("hardware.yaml: device: cuda, but torch sees no GPU here; set device: auto or cpu")
     if wanted == "cuda" and "LOCAL_RANK" in os.environ:
         return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     return torch.device(wanted)
+
+
+@cache
+def _say_why_not_cuda() -> None:
+    """Say, once, why torch cannot use an NVIDIA GPU that this machine has."""
+    if not (shutil.which("nvidia-smi") or Path("/proc/driver/nvidia/version").is_file()):
+        return
+    reason = f"is built for CUDA {torch.version.cuda}, and the driver is too old for that or cannot be used: update it"
+    if torch.version.cuda is None:
+        reason = "is built without CUDA: install it from https://download.pytorch.org/whl/cu132 (docs/hardware.md)"
+    say(f"this machine has an NVIDIA GPU, but everything runs on the CPU: torch {torch.__version__} {reason}")
 
 
 def seed_everything(seed: int) -> None:

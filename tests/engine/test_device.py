@@ -1,12 +1,14 @@
 """What hardware.yaml asks for must be there when a stage starts."""
 
+import shutil
+
 import pytest
 import torch
 
 from nightshift.config.hardware import hardware
 from nightshift.console import errors
 from nightshift.console.errors import UserError
-from nightshift.engine.device import _can_compile, compiles, device, seed_everything
+from nightshift.engine.device import _can_compile, _say_why_not_cuda, compiles, device, seed_everything
 
 
 def test_a_gpu_that_is_not_there_is_one_line(checkout, monkeypatch):
@@ -48,7 +50,13 @@ def test_where_torch_cannot_compile_a_line_says_so_and_nothing_is_compiled(check
 
 @pytest.mark.parametrize(
     "error",
-    [MemoryError(), torch.OutOfMemoryError("CUDA"), RuntimeError("DefaultCPUAllocator: can't allocate memory: 9")],
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: 9"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    ],
 )
 def test_too_little_memory_is_one_line(error, capsys):
     def short():
@@ -57,3 +65,22 @@ def test_too_little_memory_is_one_line(error, capsys):
     with pytest.raises(SystemExit):
         errors.run(short)
     assert capsys.readouterr().err.startswith("error: out of memory: lower encoder.resolution")
+
+
+@pytest.mark.parametrize(
+    ("built_for", "said"),
+    [
+        (None, "is built without CUDA: install it from https://"),
+        ("13.2", "is built for CUDA 13.2, and the driver is too"),
+    ],
+)
+def test_a_gpu_that_torch_cannot_use_is_one_line(checkout, monkeypatch, capsys, built_for, said):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", built_for)
+    for present in (True, False):
+        monkeypatch.setattr(shutil, "which", lambda name, present=present: "nvidia-smi" if present else None)
+        _say_why_not_cuda.cache_clear()
+        assert device() == device() == torch.device("cpu")
+        lines = capsys.readouterr().out.splitlines()
+        assert len(lines) == present and all("but everything runs on the CPU" in one and said in one for one in lines)
+    _say_why_not_cuda.cache_clear()
