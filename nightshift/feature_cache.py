@@ -6,10 +6,14 @@ the last whole shard.
 
 import shutil
 import time
-from itertools import chain
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -21,7 +25,7 @@ from nightshift.config.sections import Augment
 from nightshift.console.errors import UserError
 from nightshift.console.progress import say, steps_bar
 from nightshift.core.hashing import hash_folder
-from nightshift.core.io import link, read_json, replacing, write_json
+from nightshift.core.io import link, read_json, remove, replacing, write_json
 from nightshift.core.project import root
 from nightshift.core.records import LEVELS, Prefix
 from nightshift.data.augmentation import Pixels, varied
@@ -36,6 +40,7 @@ from nightshift.jobs import resources
 
 BATCH = 4  # cases per forward
 FEATURES = "features"  # in the folder of a run
+LOCKS = "locks"  # in FEATURES
 
 
 class EncodeSettings(EncoderSettings):
@@ -66,10 +71,13 @@ def encode_cases(
     """Write the features of the first `count` frames as shards and an index into `folder`; shards there are kept.
 
     Arrays are called tokens.N, or level.0.N to level.2.N. From len(frames) on it is their variants.
-    With `count` 0 the index is empty, and no encoder is needed. Every process writes its share of the shards.
+    With `count` 0 the index is empty, and no encoder is needed. Every process writes the shards that it claims first.
 
     Returns:
         How many cases were there already.
+
+    Raises:
+        UserError: what another process wrote is not there, as on two machines without a common disk.
     """
     folder.mkdir(parents=True, exist_ok=True)
     per_shard = max(1, LIMIT // bytes_per_case(settings, prefix.output))
@@ -79,8 +87,7 @@ def encode_cases(
     known = sum(len(shard) for shard, name in zip(shards, names, strict=True) if name in present)
     if known and distributed.rank() == 0:
         say(f"going on after {known} of {count} cases")
-    own = range(distributed.rank(), len(shards), distributed.size())
-    parts = {names[number]: _batches(shards[number]) for number in own if names[number] not in present}
+    claims = deque[Claim]()
 
     def images(indices: range) -> dict[str, Tensor]:
         seen = [_varied(frames, i, settings.augment) for i in indices]
@@ -88,16 +95,19 @@ def encode_cases(
 
     with (
         steps_bar("encode", count, known) as done,
-        ahead(images, chain.from_iterable(parts.values()), device()) as batches,
+        ahead(images, _claimed(folder, dict(zip(names, shards, strict=True)), claims), device()) as batches,
     ):
-        for name, part in parts.items():
+        arrays: dict[str, Tensor] = {}
+        for batch in batches:
             assert neck is not None  # there is a case
-            arrays: dict[str, Tensor] = {}
-            for indices in part:
-                arrays |= _features(neck, next(batches)["images"], indices, prefix, settings)
-                done(len(indices))
-            with replacing(folder / name) as temporary:
-                save_file(arrays, temporary)
+            claim = claims.popleft()
+            arrays |= _features(neck, batch["images"], claim.indices, prefix, settings)
+            done(len(claim.indices))
+            if claim.last is not None:
+                with replacing(folder / claim.name) as temporary:
+                    save_file(arrays, temporary)
+                claim.last.release()
+                arrays = {}
     arrays_per_case = ["tokens"] if prefix.output == "tokens" else [f"level.{number}" for number in range(LEVELS)]
     index = {
         f"{array}.{i}": name
@@ -106,9 +116,41 @@ def encode_cases(
         for array in arrays_per_case
     }
     distributed.of_all(None)  # wait for all shards
+    if missing := [name for name in names if not (folder / name).exists()]:
+        raise UserError(f"{folder}: no {missing[0]}, which another process wrote; all need one disk for the project")
+    distributed.of_all(None)
     if distributed.rank() == 0:
+        remove(folder / LOCKS)
         write_json(folder / "index.json", index)
     return known
+
+
+class Claim(NamedTuple):
+    """Cases that this process encodes: `indices` of the shard `name`; with the `last` of them, the shard's lock."""
+
+    name: str
+    indices: range
+    last: FileLock | None
+
+
+def _claimed(folder: Path, shards: Mapping[str, range], claims: deque[Claim]) -> Iterator[range]:
+    """The batches of one shard after the other that is not there and that no other process has; noted in `claims`.
+
+    Not dealt beforehand: a GPU of half the speed takes half as many.
+    """
+    for name, shard in shards.items():
+        if (folder / name).exists():
+            continue
+        (folder / LOCKS).mkdir(exist_ok=True)
+        lock = FileLock(folder / LOCKS / name, timeout=0)
+        with suppress(Timeout):
+            lock.acquire()
+        if not lock.is_locked or (folder / name).exists():  # written while this one looked
+            lock.release()
+            continue
+        for indices in _batches(shard):
+            claims.append(Claim(name, indices, lock if indices[-1] == shard[-1] else None))
+            yield indices
 
 
 def _varied(frames: Frames, i: int, augment: Augment) -> Pixels:

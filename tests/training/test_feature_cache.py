@@ -5,11 +5,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from helpers.models import CPU, batch, new_model, tokens_of, trained_model
 
+from nightshift import feature_cache
 from nightshift.arms.lora import AdaptedModel
 from nightshift.backbone import encoder
+from nightshift.console.errors import UserError
 from nightshift.core.records import Prefix
+from nightshift.data.dataset import Frames
+from nightshift.data.locations import PREPARED
 from nightshift.data.samples import TrainingCases
 from nightshift.data.shards import Shards
 from nightshift.engine.device import autocast, seed_everything
@@ -103,6 +108,23 @@ def test_kept_levels_of_the_neck_train_like_kept_tokens(small, prepared, tmp_pat
         trained = trainer.train(arm, *parts, settings.train, 0, CPU, folder, "frozen")
         losses.append([row["train_loss"] for row in trained.curves])
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+def test_a_shard_that_another_process_has_is_left_to_it(small, prepared, tmp_path, monkeypatch):
+    settings, folder, frames = small({}, "lora"), tmp_path / "kept", Frames(PREPARED)
+    monkeypatch.setattr(feature_cache, "LIMIT", 2 * feature_cache.bytes_per_case(settings, "tokens"))
+    arguments = encoder.build(settings.preset), frames, len(frames), Prefix(blocks=1), settings, folder
+    (folder / "locks").mkdir(parents=True)
+    with (
+        FileLock(folder / "locks/shard-00001.safetensors"),
+        pytest.raises(UserError, match=r"no shard-00001\.safetensors, which another process wrote; all need one disk"),
+    ):
+        feature_cache.encode_cases(*arguments)
+    assert [path.name for path in sorted(folder.glob("*.safetensors"))] == [
+        f"shard-{i:05d}.safetensors" for i in (0, 2, 3, 4)
+    ]
+    assert feature_cache.encode_cases(*arguments) == 7
+    assert not (folder / "locks").exists() and len(Shards(folder, "pt").index) == len(frames) == 9
 
 
 def test_kept_variants_are_those_of_an_arm_without_a_prefix(small, prepared):
