@@ -66,6 +66,7 @@ class TrainingState:
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.optimiser = optimiser_of(model, settings)
         self.scaler = torch.amp.GradScaler(device.type, enabled=model.precision == "fp16")
+        self.scaler.scale(torch.zeros((), device=device))  # sets it up, also where this process has no case in a batch
         self.progress = Progress(1, 0, [], [], None, {}, 0.0)
         self.best: dict[str, Tensor] = {}
         self.average = Average(self.parameters, settings.ema)

@@ -53,8 +53,10 @@ def train(
         UserError: as `TrainingState.step` does.
         Interrupted: after Ctrl-C or SIGTERM.
     """
-    if model.activation_checkpointing:
+    if model.activation_checkpointing and device.type == "cpu":
         give_memory_back()
+    if (idle := distributed.size() - settings.batch_size) > 0 and distributed.rank() == 0:
+        say(f"{label}: {idle} of {distributed.size()} processes have no case of a batch; raise train.batch_size")
     state = TrainingState(model, settings, seed, device, folder)
     if not state.resume():
         model.initialise(train_cases.batch(one) for one in _order(train_cases, 1, seed, epoch=0))

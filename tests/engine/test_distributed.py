@@ -56,6 +56,16 @@ def test_two_processes_train_as_one_does(project, change):
 
 
 @pytest.mark.slow
+def test_in_float16_a_process_without_a_case_waits_for_the_others_and_a_line_says_so(project, change):
+    change({"train.epochs": 2, "train.batch_size": 1, "encoder.precision": "fp16"})
+    Path("hardware.yaml").write_text(HARDWARE.format(2))
+    assert stage("encode@lora").returncode == 0
+    done = stage("train@lora")
+    assert done.returncode == 0, done.stderr
+    assert "1 of 2 processes have no case of a batch; raise train.batch_size" in done.stdout
+
+
+@pytest.mark.slow
 def test_two_processes_take_a_fold_each_and_end_as_one_process_does(project, change):
     folded(change, 4, "frozen")
     Path("hardware.yaml").write_text(HARDWARE.format(1))
