@@ -5,6 +5,7 @@ each run that `nightshift queue start` queued, in .nightshift/queue/NAME.json of
 """
 
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,12 @@ def stop(run: Task) -> None:
     read_note(run.name).model_copy(update={"stopped": True}).write(note_path(run.name))
     if run.pid is not None:
         ours = psutil.Process(run.pid).children(recursive=True)
+        if sys.platform == "win32":  # terminate() would leave no time for a checkpoint
+            from nightshift.engine.checkpoints import ask_to_stop  # torch: seconds
+
+            for process in ours:
+                ask_to_stop(process.pid)
+            _, ours = psutil.wait_procs(ours, timeout=GRACE)
         for process in ours:
             process.terminate()
         psutil.wait_procs(ours, timeout=GRACE)

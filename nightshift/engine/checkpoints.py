@@ -10,6 +10,7 @@ after it starts: only then DVC has the output in its cache.
 
 import hashlib
 import json
+import os
 import shutil
 import signal
 import sys
@@ -32,6 +33,7 @@ from nightshift.core.io import write_json
 from nightshift.core.project import root
 
 FOLDER = Path(".nightshift/checkpoints")
+STOPS = Path(".nightshift/stop")  # files, named by the number of a process
 PACKAGES = ("torch", "sam3", "peft", "monai", "scikit-image", "safetensors", "numpy")
 UNTRACKED = ("console", "config", "jobs", "commands")  # packages that cannot change a byte of a result
 FINISHED = "finished.json"  # in the folder of a run
@@ -214,13 +216,26 @@ def _states(folder: Path) -> list[Path]:
     return sorted(folder.glob("*-*.safetensors"), key=lambda path: int(path.stem.split("-")[0]))
 
 
+def ask_to_stop(process: int) -> None:
+    """Ask a trainer of this project, by the number of its process, as SIGTERM does; on Windows that ends it at once."""
+    file = _stop_file(process)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.touch()
+
+
+def _stop_file(process: int) -> Path:
+    return root() / STOPS / str(process)
+
+
 @contextmanager
 def stop_asked() -> Iterator[Callable[[], bool]]:
-    """Yield a function that says whether Ctrl-C or SIGTERM came; a second Ctrl-C ends the process at once.
+    """Yield a function that says whether Ctrl-C, SIGTERM or `ask_to_stop` came; a second Ctrl-C ends the process.
 
     Signals within SECOND_SIGNAL are one: a terminal sends Ctrl-C to every process, and a parent passes it on, too.
     """
     first: float | None = None
+    file = _stop_file(os.getpid())
+    file.unlink(missing_ok=True)  # meant for another process that had this number
 
     def note(*_: object) -> None:
         nonlocal first
@@ -232,7 +247,8 @@ def stop_asked() -> Iterator[Callable[[], bool]]:
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: first is not None
+        yield lambda: first is not None or file.exists()
     finally:
+        file.unlink(missing_ok=True)
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -92,7 +92,10 @@ def _one_of_several(work: Callable[[], None], joined: bool) -> None:
 
 
 def _spawn(stage: str, arguments: Sequence[str], devices: Sequence[int], joined: bool) -> None:
-    """Start a process for each of the devices and wait for all; SIGINT and SIGTERM are passed on to them."""
+    """Start a process for each of the devices and wait for all; SIGINT and SIGTERM are passed on to them.
+
+    Not on Windows: there it would end them at once, and the console has told them of Ctrl-C itself.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -101,7 +104,7 @@ def _spawn(stage: str, arguments: Sequence[str], devices: Sequence[int], joined:
 
     def pass_on(number: int, _: object) -> None:
         for process in context.processes:
-            if process.is_alive():
+            if process.is_alive() and sys.platform != "win32":
                 os.kill(process.pid, number)
 
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -294,6 +295,27 @@ def test_a_run_that_was_stopped_is_not_said_to_have_failed(checkout, tmp_path, m
         asked("collect", "run-1")
     with pytest.raises(UserError, match="no run 'run-9' in the queue; there are run-1, run-2, run-3"):
         asked("logs", "run-9")
+
+
+WAITS = """
+import os, pathlib, subprocess, sys, time
+if len(sys.argv) == 1:
+    sys.exit(subprocess.run([sys.executable, __file__, "trainer"]).returncode)
+while not (asked := pathlib.Path(".nightshift/stop") / str(os.getpid())).exists():
+    time.sleep(0.02)
+pathlib.Path("ended").write_text("by the file")
+"""
+
+
+def test_on_windows_a_trainer_is_asked_by_a_file(checkout, tmp_path, monkeypatch):
+    Path("waits.py").write_text(WAITS)
+    parent = subprocess.Popen([sys.executable, "waits.py"])
+    while not psutil.Process(parent.pid).children():
+        time.sleep(0.02)
+    monkeypatch.setattr(queue_runs, "_is_in_the_works", lambda name: False)
+    monkeypatch.setattr(sys, "platform", "win32")
+    queue_runs.stop(replace(run_of(tmp_path, "running"), pid=parent.pid))
+    assert parent.wait() == 0 and Path("ended").read_text() == "by the file"
 
 
 def test_the_forecast_knows_how_much_an_unfinished_run_has_trained(checkout, committed, tmp_path, monkeypatch, change):

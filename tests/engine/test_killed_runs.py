@@ -131,13 +131,14 @@ def test_other_settings_do_not_go_on_with_it(project, change):
     assert "going on in epoch" in stage("train@frozen").stdout
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_writes_a_checkpoint_and_ends_in_one_line(project, number):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, None])
+def test_a_signal_or_a_file_writes_a_checkpoint_and_ends_in_one_line(project, number):
     assert stage("encode@frozen").returncode == 0
     Path("hardware.yaml").write_text("device: cpu\nthreads: 1\n")
     done = stage("train@frozen", "gradient", 2, by=number)
     assert done.returncode == 1
     assert done.stderr.strip() == "error: stopped in epoch 1; the same command goes on from there"
+    assert not list(Path(".nightshift").glob("stop/*"))
     assert "going on in epoch 1, after 2 batches" in stage("train@frozen").stdout
 
 

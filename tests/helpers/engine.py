@@ -100,12 +100,17 @@ def environment() -> dict[str, str]:
 
 
 def stage(
-    name: str, event: str = "none", number: int = 0, by: signal.Signals = signal.SIGKILL
+    name: str, event: str = "none", number: int = 0, by: signal.Signals | None = signal.SIGKILL
 ) -> subprocess.CompletedProcess[str]:
-    """Run a stage, such as `train@lora`, with the present settings; at the N-th event it sends itself a signal."""
+    """Run a stage, such as `train@lora`, with the present settings; at the N-th event it sends itself a signal.
+
+    With `by` None it asks itself to stop by a file.
+    """
     resolve()
     step, arm = name.split("@")
-    code = KILLED.replace("signal.SIGKILL", str(int(by)))
+    itself = "os.kill(os.getpid(), signal.SIGKILL)"
+    asks = "checkpoints.ask_to_stop(os.getpid())" if by is None else f"os.kill(os.getpid(), {int(by)})"
+    code = KILLED.replace(itself, asks)
     command = [sys.executable, "-c", code, event, str(number), step, arm]
     return subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
 
