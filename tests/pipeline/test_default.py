@@ -44,6 +44,19 @@ def test_the_better_arm_needs_the_right_view_and_the_encoder(default):
 
 
 @pytest.mark.slow
+def test_an_arm_that_trained_on_turned_and_mirrored_cases_uses_the_view(default):
+    chain.edit(default, "params.yaml", {"augment.variants": 4})
+    done = chain.run(default, "dvc", "repro", "evaluate@frozen")
+    assert done.returncode == 0, done.stderr
+    chain.edit(default, "params.yaml", {"augment.variants": 0})
+    whole = json.loads((default / "reports/evaluation/frozen/metrics.json").read_text())["dice"]
+    with (default / "reports/evaluation/frozen/ablations.csv").open(newline="") as handle:
+        dice = [float(row["dice"]) for row in csv.DictReader(handle) if row["ablation"] == "wrong_angles"]
+    print(f"frozen, wrong angles: {whole:.3f} -> {sum(dice) / len(dice):.3f}")
+    assert whole - sum(dice) / len(dice) >= 0.05
+
+
+@pytest.mark.slow
 def test_without_view_conditioning_wrong_angles_change_nothing(default):
     done = chain.run(default, "dvc", "exp", "run", "-S", "view.mode=none", "-S", "train.epochs=2")
     assert done.returncode == 0, done.stderr
