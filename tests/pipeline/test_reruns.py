@@ -38,7 +38,7 @@ SETTINGS = {
     ("params.yaml", "train.epochs", 3): {"train@frozen", "train@lora", "compare"},
     ("params.yaml", "head.width", 16): {"train@frozen", "train@lora", "compare"},
     ("params.yaml", "predict.mirror", True): EVALUATE | {"compare"},
-    ("params.yaml", "encoder.channels", "vesselness"): ENCODER - {"probe"},
+    ("params.yaml", "encoder.channels", "vesselness"): ENCODER - {"probe"} - EVALUATE,
     ("params.yaml", "compare.level", 0.01): {"compare"},
     ("params.yaml", "probe.ddp", True): {"probe", "compare"},
     ("params.yaml", "prepare.on_problem", "skip"): {"prepare", "compare"},
