@@ -81,7 +81,6 @@ def main(arguments: argparse.Namespace) -> None:
         given = dict.fromkeys(files, inputs.angles_from(arguments.angles, "--angles"))
     elif arguments.angles_csv:
         given = inputs.angles_by_file(arguments.angles_csv, files)
-    rule = _rule(cards, arguments.rules)
     count = sum(1 for _ in bar("read", "frame")(frames(files, given, card)))  # a mistake in the last ends it here
     settings = {folder: model_card.settings_of(one, folder, arguments.weights) for folder, one in cards.items()}
     from nightshift.commands import prediction  # torch: seconds, after the command was checked
@@ -89,6 +88,7 @@ def main(arguments: argparse.Namespace) -> None:
     from nightshift.engine.device import seed_everything
     from nightshift.jobs import gpu_lock
 
+    rule = _rule(cards, arguments.rules)
     with gpu_lock.locked("predict"):
         seed_everything(0)
         models = [partial(_open, folder, of_model) for folder, of_model in settings.items()]

@@ -10,23 +10,10 @@ from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import BaseModel, Discriminator, Tag, ValidationError, model_validator
 
+from nightshift.config import sections
 from nightshift.config.explain import explain
 from nightshift.config.kinds import AnyArm, TrainedSection, WithoutEncoder, ZeroShot
 from nightshift.config.presets import AnyData, DataFile, Encoder, Section, Simulated, Weights
-from nightshift.config.sections import (
-    Augment,
-    Channels,
-    Compare,
-    EncoderUse,
-    Head,
-    Precision,
-    Predict,
-    Prepare,
-    Probe,
-    Train,
-    Use,
-    View,
-)
 from nightshift.config.yaml_io import read_yaml
 from nightshift.console.errors import UserError, nearest
 
@@ -38,7 +25,7 @@ Model = TypeVar("Model", bound=BaseModel)
 class EncoderSettings(Section):
     """What the output of the encoder depends on: which encoder (`preset`) and how it is used."""
 
-    encoder: EncoderUse
+    encoder: sections.EncoderUse
     preset: Encoder
 
     @property
@@ -52,7 +39,7 @@ class EncoderSettings(Section):
         return self.resolution // self.preset.patch_size
 
     @property
-    def channels(self) -> Channels:
+    def channels(self) -> sections.Channels:
         """Of the input."""
         return self.encoder.channels
 
@@ -77,9 +64,9 @@ class BaseArmSettings(Section):
     """What an arm of every kind depends on: `train` with the arm's own keys in it, `arm` without them."""
 
     name: str
-    augment: Augment
-    view: View
-    train: Train
+    augment: sections.Augment
+    view: sections.View
+    train: sections.Train
     arm: AnyArm
 
     @property
@@ -100,10 +87,10 @@ class BaseArmSettings(Section):
 class EncoderArmSettings(BaseArmSettings, EncoderSettings):
     """All that an arm with SAM 3's encoder depends on."""
 
-    head: Head
+    head: sections.Head
 
     @property
-    def precision(self) -> Precision:
+    def precision(self) -> sections.Precision:
         """Of matrix products."""
         return self.encoder.precision
 
@@ -117,8 +104,8 @@ class PlainArmSettings(BaseArmSettings):
     """All that an arm without an encoder depends on. `resolution`: side of the square in pixels."""
 
     resolution: int
-    precision: Precision
-    channels: Channels
+    precision: sections.Precision
+    channels: sections.Channels
 
     @property
     def needs_images(self) -> bool:
@@ -160,8 +147,8 @@ class DataSet(Section):
 class DataSettings(DataSet):
     """All that the prepared cases depend on: the data set, how it is split, and a second one to test every model on."""
 
-    prepare: Prepare
-    view: View
+    prepare: sections.Prepare
+    view: sections.View
     external: DataSet | None
 
     @property
@@ -173,17 +160,17 @@ class DataSettings(DataSet):
 class Params(Section):
     """params.yaml."""
 
-    use: Use
-    encoder: EncoderUse
-    probe: Probe
-    prepare: Prepare
-    augment: Augment
-    view: View
-    head: Head
-    train: Train
-    predict: Predict
+    use: sections.Use
+    encoder: sections.EncoderUse
+    probe: sections.Probe
+    prepare: sections.Prepare
+    augment: sections.Augment
+    view: sections.View
+    head: sections.Head
+    train: sections.Train
+    predict: sections.Predict
     arms: dict[str, AnyArm]
-    compare: Compare
+    compare: sections.Compare
 
     @model_validator(mode="after")
     def check_arms(self) -> Self:
@@ -235,7 +222,7 @@ class Settings(Params, EncoderSettings):
             raise UserError(f"params.yaml: arms: no arm '{name}'; {nearest(name, list(self.arms))}")
         arm = self.arms[name]
         train = self.train.model_copy(update=arm.overrides())
-        view = self.view if arm.uses_view else View(mode="none")
+        view = self.view if arm.uses_view else sections.View(mode="none")
         shared: dict[str, Any] = {"name": name, "augment": self.augment, "view": view, "train": train}
         shared["arm"] = arm.resolved(self.preset)
         if isinstance(arm, WithoutEncoder):

@@ -80,7 +80,7 @@ def contents(settings: Settings) -> dict[str, dict[str, Any]]:
             f"arms/{name}/probe": _content(encoder | {"name": name} | own, *packages),
             f"arms/{name}/encode": _content(encoder | {"augment": arm.augment.model_dump()}, *of_encoder, *of_input),
             f"arms/{name}/train": _content(arm.model_dump() | own, *packages, *of_input),
-            f"arms/{name}/evaluate": _content(settings.predict.model_dump(), *packages, *of_input, *MEASURES),
+            f"arms/{name}/evaluate": _content(settings.predict.model_dump(), *packages, *MEASURES),
         }
     return by_name
 

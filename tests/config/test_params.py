@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from nightshift.config import kinds, params
+from nightshift.config import kinds, params, sections
 from nightshift.config.kinds import Frozen, Lora
 from nightshift.config.params import Params
 from nightshift.config.presets import DataFile, Encoder, ImageFolder, Manifest, Section, Simulated
@@ -64,7 +64,7 @@ def test_every_key_is_read(checkout):
 
 @pytest.mark.parametrize(("kind", "model"), [("frozen", Frozen), ("lora", Lora)])
 def test_an_arm_as_shipped_names_each_key_of_its_kind(kind, model):
-    assert PARAMS["arms"][kind].keys() == model.model_fields.keys() - params.Train.model_fields.keys()
+    assert PARAMS["arms"][kind].keys() == model.model_fields.keys() - sections.Train.model_fields.keys()
 
 
 @pytest.mark.parametrize("key", [*KEYS, "arms.lora.kind"])

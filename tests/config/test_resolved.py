@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from nightshift.config import kinds, params, resolved
+from nightshift.config import kinds, params, resolved, sections
 from nightshift.config.params import DataSettings
 from nightshift.console.errors import UserError
 from nightshift.core.io import read_json, write_text
@@ -123,7 +123,7 @@ def test_defaults_are_in_the_file(change):
     files = contents()
     assert files["prepare"]["settings"]["source"]["window"] == "own"
     arm = files["arms/lora/train"]["settings"]["arm"]
-    assert arm.keys() == kinds.Lora.model_fields.keys() - params.Train.model_fields.keys()
+    assert arm.keys() == kinds.Lora.model_fields.keys() - sections.Train.model_fields.keys()
     assert (arm["alpha"], arm["blocks"]) == (16.0, [0, 1, 2, 3, 4, 5])
 
 
