@@ -156,7 +156,7 @@ def tensor_bytes(settings: ArmSettings, device: torch.device) -> int:
 
     waiting = noise_batch(settings, start, 1, torch.device("meta"))
     rest = sum(value.nbytes for value in waiting.values()) * (train.batch_size - counted)
-    return peak_bytes(lambda: new_model(settings, "meta"), two_steps) + rest
+    return peak_bytes(lambda: new_model(settings, "meta"), two_steps, device) + rest
 
 
 def _untrained_bytes(settings: ArmSettings) -> int:
