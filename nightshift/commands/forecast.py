@@ -6,15 +6,20 @@ Hours are measured, by up to 20 whole training steps of the arm itself or, where
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import default_collate
 
 from nightshift.backbone import encoder
 from nightshift.commands import planning
 from nightshift.commands.planning import Disk, FoldSize, new_model, noise_batch, start_of
 from nightshift.config.params import ArmSettings
 from nightshift.console.progress import Progress
+from nightshift.data.channels import input_of
+from nightshift.data.letterbox import mask_to_square
 from nightshift.engine.device import autocast, give_memory_back
 from nightshift.feature_cache import cases_kept
 from nightshift.model.base import ArmModel
@@ -44,7 +49,7 @@ class Forecast:
     """What an arm takes, in bytes and seconds.
 
     `trained`: number of parameters. `need`: of memory, and `memory` that the device has. `took` is None and `seconds` 0
-    where it does not fit.
+    where it does not fit, and where another run has the device.
     """
 
     trained: int
@@ -54,9 +59,18 @@ class Forecast:
     took: Time | None
     seconds: float
 
+    @property
+    def fits(self) -> bool:
+        return self.need <= self.memory
+
 
 def of_arm(
-    settings: ArmSettings, folds: Sequence[FoldSize], device: torch.device, process_bytes: int, progress: Progress
+    settings: ArmSettings,
+    folds: Sequence[FoldSize],
+    device: torch.device,
+    process_bytes: int,
+    progress: Progress,
+    busy: str = "",
 ) -> Forecast:
     """What the arm takes on `device`.
 
@@ -66,12 +80,13 @@ def of_arm(
         device: where it would run.
         process_bytes: as in `planning.needed`.
         progress: wraps the measured steps.
+        busy: who has the device, if it is not this process; then nothing is computed there.
     """
     trained = encoder.count_parameters(new_model(settings, "meta"))
-    memory, disk = planning.memory_of(device), planning.disk_of(settings, folds, trained)
+    memory, disk = planning.memory_of(device, busy), planning.disk_of(settings, folds, trained)
     one = settings.single(settings.train.rates[0])
     need = planning.needed(planning.tensor_bytes(one, device), device, process_bytes)
-    if need > memory:
+    if need > memory or busy:
         return Forecast(trained, need, memory, disk, None, 0.0)
     took = measure(one, device, progress)
     return Forecast(trained, need, memory, disk, took, total_seconds(settings, folds, took))
@@ -88,9 +103,15 @@ def measure(settings: ArmSettings, device: torch.device, progress: Progress) -> 
         give_memory_back()
     optimiser = optimiser_of(model, train)
 
+    load = partial(_load_one, settings, start)
+    load()
+    loading = _seconds(torch.device("cpu"), load)
+
     def step(cases: int) -> float:
+        """Of a batch, or of loading it, which is done meanwhile: of what takes longer."""
         batch = noise_batch(settings, start, cases, device)
-        return _seconds(device, lambda: (optimiser.zero_grad(), add_gradients(model, batch, train), optimiser.step()))
+        took = _seconds(device, lambda: (optimiser.zero_grad(), add_gradients(model, batch, train), optimiser.step()))
+        return max(took, cases * loading)
 
     step(1)  # warms up
     one, cases, steps = step(1), train.batch_size, MEASURED_STEPS
@@ -122,7 +143,20 @@ def _untrained_time(model: ArmModel, images: Tensor, progress: Progress) -> Time
     return Time(0.0, 0.0, case, len(seconds), f"{len(seconds)} candidates, {case:.2f} s per case")
 
 
+def _load_one(settings: ArmSettings, start: int) -> dict[str, Tensor]:
+    """A case as `TrainingCases` makes it, of noise and without reading a file: that is in the system's cache."""
+    frame = np.random.default_rng(0).integers(0, 256, (settings.resolution,) * 2, dtype=np.uint8)
+    case = {"target": mask_to_square(frame // 128, settings.resolution)}
+    if not start or settings.needs_images:
+        case["images"] = input_of(frame, settings.resolution, settings.channels)
+    return default_collate([case])
+
+
 def _seconds(device: torch.device, call: Callable[[], object]) -> float:
+    """Of a call; on a GPU of a second one, as the first loads the kernels, which takes many times as long."""
+    if device.type == "cuda":
+        call()
+        torch.cuda.synchronize(device)
     start = time.perf_counter()
     call()
     if device.type == "cuda":

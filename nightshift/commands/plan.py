@@ -10,7 +10,8 @@ from nightshift.commands.options import add_changes
 from nightshift.console.errors import UserError
 
 if TYPE_CHECKING:
-    from nightshift.config.params import Settings
+    from nightshift.commands.forecast import Forecast
+    from nightshift.config.params import ArmSettings, Settings
 
 HELP = "memory, disk and hours of every arm on this machine, before anything starts"
 EXAMPLE = """nightshift plan
@@ -41,18 +42,18 @@ def plan(settings: Settings) -> None:
     from pathlib import Path
 
     from nightshift.commands import forecast, planning
-    from nightshift.console.progress import bar, gigabytes, hours, say
+    from nightshift.console.progress import bar, gigabytes, say
     from nightshift.data.locations import SPLITS
     from nightshift.engine.device import device as configured_device
     from nightshift.engine.device import seed_everything
-    from nightshift.model.kinds import prefix_of
+    from nightshift.jobs import gpu_lock
 
     seed_everything(0)
     arms = {name: settings.arm(name) for name in settings.arms}
     device, process_bytes = configured_device(), planning.process_bytes_of(arms.values())
     free = shutil.disk_usage(Path.cwd()).free
     folds = planning.fold_sizes(settings.data)
-    grid, depth = settings.grid, settings.preset.depth
+    grid = settings.grid
     tokens = f"{grid} x {grid} = {grid**2} tokens per case"
     say(f"{settings.use.encoder} at {settings.resolution} px: {tokens}, {settings.encoder.precision}")
     cases = ", ".join(f"{n} {part}" for part, n in zip(SPLITS, folds[0], strict=False))
@@ -60,22 +61,16 @@ def plan(settings: Settings) -> None:
     also = f", and {folds[0].external} of {settings.use.external}" if settings.external else ""
     say(f"{settings.use.data}: {each}{cases} cases{also}; on {device}")
     problems, disk = [], 0
-    for name, arm in arms.items():
-        found = forecast.of_arm(arm, folds, device, process_bytes, bar(f"  {name}", "step"))
-        prefix = prefix_of(arm)
-        once = f"{prefix.blocks} of {depth} blocks once per case" if prefix else f"no encoder, {arm.resolution} px"
-        say(f"\n{name}: {once}, {found.trained:,} parameters trained")
-        say(f"  peak memory   {gigabytes(found.need)} of {gigabytes(found.memory)}")
-        written = ", ".join(f"{gigabytes(size)} of {name}" for name, size in found.disk._asdict().items())
-        say(f"  disk          {written}; {gigabytes(free)} free")
-        if found.took:
-            say(f"  time          {hours(found.seconds)}, from {found.took.measured}")
-        else:
-            problems.append(
-                f"the {name} arm needs {gigabytes(found.need)} of memory and there are "
-                f"{gigabytes(found.memory)}; try {planning.advice(arm, device, process_bytes, found.memory)}"
-            )
-        disk += sum(found.disk)
+    with gpu_lock.if_free("plan") as (_, busy):
+        for name, arm in arms.items():
+            found = forecast.of_arm(arm, folds, device, process_bytes, bar(f"  {name}", "step"), busy)
+            _say_arm(arm, found, settings.preset.depth, free, busy)
+            disk += sum(found.disk)
+            if not found.fits:
+                problems.append(
+                    f"the {name} arm needs {gigabytes(found.need)} of memory and there are "
+                    f"{gigabytes(found.memory)}; try {planning.advice(arm, device, process_bytes, found.memory)}"
+                )
     if disk > free:
         problems.append(
             f"the arms need {gigabytes(disk)} of disk and {gigabytes(free)} are free; free some, lower "
@@ -84,6 +79,23 @@ def plan(settings: Settings) -> None:
     if problems:
         raise UserError("it does not fit: " + "; ".join(problems))
     print("\nit fits")
+
+
+def _say_arm(arm: ArmSettings, found: Forecast, depth: int, free: int, busy: str) -> None:
+    """Print the lines of an arm; `depth`: blocks of the encoder, `free`: bytes of disk, `busy`: who has the device."""
+    from nightshift.console.progress import gigabytes, hours, say
+    from nightshift.model.kinds import prefix_of
+
+    prefix = prefix_of(arm)
+    once = f"{prefix.blocks} of {depth} blocks once per case" if prefix else f"no encoder, {arm.resolution} px"
+    say(f"\n{arm.name}: {once}, {found.trained:,} parameters trained")
+    say(f"  peak memory   {gigabytes(found.need)} of {gigabytes(found.memory)}")
+    written = ", ".join(f"{gigabytes(size)} of {name}" for name, size in found.disk._asdict().items())
+    say(f"  disk          {written}; {gigabytes(free)} free")
+    if found.took:
+        say(f"  time          {hours(found.seconds)}, from {found.took.measured}")
+    elif found.fits:
+        say(f"  time          not measured: {busy}")
 
 
 def cards(changes: Sequence[str]) -> None:

@@ -212,11 +212,19 @@ def options(settings: ArmSettings) -> Iterator[tuple[dict[str, str], ArmSettings
             micro = micro // 2 if isinstance(arm, TrainedSection) else 0  # another one has no keys of train
 
 
-def memory_of(device: torch.device) -> int:
-    """Bytes of memory of the device, in use or not."""
-    if device.type == "cuda":
+def memory_of(device: torch.device, busy: str = "") -> int:
+    """Bytes of memory of the device: of a CPU all; of a GPU what other programs leave, or all where a run has it.
+
+    Args:
+        device: whose memory.
+        busy: which run has it, which will have ended when this one starts.
+    """
+    if device.type != "cuda":
+        return int(psutil.virtual_memory().total)
+    if busy:
         return int(torch.cuda.get_device_properties(device).total_memory)
-    return int(psutil.virtual_memory().total)
+    free, total = torch.cuda.mem_get_info(device)
+    return min(total, free + torch.cuda.memory_reserved(device) + CONTEXT)  # this process has its own context already
 
 
 def advice(settings: ArmSettings, device: torch.device, process_bytes: int, memory: int) -> str:

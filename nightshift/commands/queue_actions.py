@@ -73,6 +73,7 @@ def forecast_of(names: Sequence[str], settings: Settings) -> str:
     """When the run ends and what it takes. Raises UserError where the probe refuses an arm, or one does not fit."""
     from nightshift.commands import forecast, planning  # torch: seconds, after the settings were checked
     from nightshift.engine.device import device, seed_everything
+    from nightshift.jobs import gpu_lock
     from nightshift.probe.arm import ProbeArm, verdict_of
 
     seed_everything(0)
@@ -81,27 +82,31 @@ def forecast_of(names: Sequence[str], settings: Settings) -> str:
     process = planning.process_bytes_of(settings.arm(name) for name in names)
     seconds, need, memory, disk = 0.0, 0, 0, 0
     resumed = []
-    for name in names:
-        arm = settings.arm(name)
-        verdict = verdict_of(ProbeArm.model_validate(arm.model_dump(include=set(ProbeArm.model_fields))))
-        if not verdict.ok:
-            raise UserError(f"the probe refuses the {name} arm: {verdict.cause}. {verdict.cure}")
-        found = forecast.of_arm(arm, folds, where, process, bar(f"measuring {name}", "step"))
-        memory = found.memory
-        if not found.took:
-            advice = planning.advice(arm, where, process, memory)
-            raise UserError(f"{name} needs {gigabytes(found.need)} of {gigabytes(memory)} of memory; try {advice}")
-        share, run = trained_before(name, settings)
-        if share:
-            resumed.append(f"{name} goes on from {share:.0%} of its training, of {run}")
-        seconds += found.seconds * (1 - share)
-        need, disk = max(need, found.need), disk + sum(found.disk)
+    with gpu_lock.if_free("queue start") as (_, busy):
+        for name in names:
+            arm = settings.arm(name)
+            verdict = verdict_of(ProbeArm.model_validate(arm.model_dump(include=set(ProbeArm.model_fields))))
+            if not verdict.ok:
+                raise UserError(f"the probe refuses the {name} arm: {verdict.cause}. {verdict.cure}")
+            found = forecast.of_arm(arm, folds, where, process, bar(f"measuring {name}", "step"), busy)
+            memory = found.memory
+            if not found.fits:
+                advice = planning.advice(arm, where, process, memory)
+                raise UserError(f"{name} needs {gigabytes(found.need)} of {gigabytes(memory)} of memory; try {advice}")
+            share, run = trained_before(name, settings)
+            if share:
+                resumed.append(f"{name} goes on from {share:.0%} of its training, of {run}")
+            seconds += found.seconds * (1 - share)
+            need, disk = max(need, found.need), disk + sum(found.disk)
     if disk > free:
         raise UserError(f"the run needs {gigabytes(disk)} of disk and {gigabytes(free)} are free")
     end = datetime.now() + timedelta(seconds=seconds)
     day = "" if end.date() == datetime.now().date() else f" on {end:%a %d %b}"
+    ends = f"ends about {end:%H:%M}{day} ({hours(seconds)})"
+    if busy:
+        ends = f"starts when the device is free: {busy}; hours not measured"
     takes = [f"{gigabytes(need)} of {gigabytes(memory)}", f"{gigabytes(disk)} of disk ({gigabytes(free)} free)"]
-    return ", ".join([f"ends about {end:%H:%M}{day} ({hours(seconds)})", *takes, *resumed])
+    return ", ".join([ends, *takes, *resumed])
 
 
 def trained_before(name: str, settings: Settings) -> tuple[float, str]:

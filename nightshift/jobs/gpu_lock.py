@@ -4,11 +4,12 @@ There is one lock per device, in a folder that all checkouts and users of the ma
 those who wait. The lock alone decides; the system frees it when its process ends, however it ends. A GPU's lock has the
 GPU's UUID in its name: with CUDA_VISIBLE_DEVICES one card may have different numbers in two processes. Without CUDA
 nothing is locked, unless hardware.yaml lists devices: the numbers are then slots, and `[0]` lets one run in at a time.
-The probe (seconds, and little memory) and `nightshift plan` lock nothing.
+The probe and `nightshift plan` take a device where one is free, and never wait.
 """
 
 import json
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -61,10 +62,32 @@ def locked(stage: str, count: int = 1, among: Sequence[int] | None = None) -> It
             printed = busy
         time.sleep(POLL)
         locks, busy = _try_to_lock(stage, names, count)
-    try:
-        if count == 1 and device().type == "cuda":
-            torch.cuda.set_device(*locks)
+    with _held(locks):
         yield list(locks)
+
+
+@contextmanager
+def if_free(stage: str, count: int = 1) -> Iterator[tuple[list[int], str]]:
+    """Lock devices as `locked` does, but never wait: their numbers and "", or none and a line that says who has them.
+
+    Where nothing is to be locked, none and "". Raises UserError as `device_numbers` does.
+    """
+    names = _lock_names(device_numbers(count))
+    locks, busy = _try_to_lock(stage, names, count) if names else ({}, "")
+    with _held(locks):
+        yield list(locks), busy
+
+
+@contextmanager
+def _held(locks: dict[int, FileLock]) -> Iterator[None]:
+    """Make a single GPU the current one, and release the locks at the end."""
+    try:
+        if len(locks) == 1 and device().type == "cuda":
+            torch.cuda.set_device(*locks)
+            if sys.platform == "win32":  # beyond what is free, Windows takes the CPU's memory, and ten times as long
+                free, total = torch.cuda.mem_get_info()
+                torch.cuda.set_per_process_memory_fraction(free / total)
+        yield
     finally:
         for lock in locks.values():
             lock.release()

@@ -16,6 +16,10 @@ from nightshift.backbone import encoder
 from nightshift.backbone.full_size import FULL_SIZE
 from nightshift.backbone.rope import first_failure, make_real, set_grid
 from nightshift.backbone.rope_error import Failure, failure_of, patch_of
+from nightshift.console.errors import is_out_of_memory
+from nightshift.console.progress import say
+from nightshift.engine.device import device
+from nightshift.jobs import gpu_lock
 from nightshift.probe.ddp import SMALL, ddp_over_gloo
 from nightshift.probe.names import ADAPTERS, PLAIN
 from nightshift.probe.rope_check import first_wrong
@@ -225,31 +229,34 @@ def _ddp(errors: Mapping[str, str]) -> list[ProbeCase]:
 
 
 def _on_gpus() -> list[ProbeCase]:
-    """The real `replicate` on the first GPU and on all of them, forward and backward; no case where there is none."""
+    """The real `replicate` on one GPU and on all of them, forward and backward; no case where none is free."""
     cases: list[ProbeCase] = []
-    for count in dict.fromkeys((1, torch.cuda.device_count()) if torch.cuda.is_available() else ()):
-        for table in ("as_shipped", "repaired"):
-            trunk = encoder.build(SHALLOW).trunk
-            if table == "repaired":
-                make_real(trunk)
-            trunk = adapt(trunk, "lora_by_hand").cuda()
-            cases.append(_on_gpu(trunk, count, table))
+    for count in dict.fromkeys((1, len(gpu_lock.device_numbers(1))) if device().type == "cuda" else ()):
+        with gpu_lock.if_free("probe", count) as (numbers, busy):
+            if busy:
+                say(f"no DataParallel on {count} GPU(s): {busy}")
+                continue
+            for table in ("as_shipped", "repaired"):
+                trunk = encoder.build(SHALLOW).trunk
+                if table == "repaired":
+                    make_real(trunk)
+                cases.append(_on_gpu(adapt(trunk, "lora_by_hand").to(f"cuda:{numbers[0]}"), numbers, table))
     return cases
 
 
-def _on_gpu(trunk: encoder.ViT, count: int, table: str) -> ProbeCase:
+def _on_gpu(trunk: encoder.ViT, numbers: Sequence[int], table: str) -> ProbeCase:
     size = (1008, 1008)
-    labels = {"adapter": "lora_by_hand", "wrapper": f"replica_on_{count}_gpu", "table": table}
+    labels = {"adapter": "lora_by_hand", "wrapper": f"replica_on_{len(numbers)}_gpu", "table": table}
     case = _case("sam3-shallow", trunk, size, None, **labels)
     try:
-        for device, replica in enumerate(torch.nn.parallel.replicate(trunk, list(range(count)))):
-            images = torch.rand(1, 3, *size, device=device)
+        for number, replica in zip(numbers, torch.nn.parallel.replicate(trunk, numbers), strict=True):
+            images = torch.rand(1, 3, *size, device=f"cuda:{number}")
             failure = first_failure(replica, images)
             if failure:
                 return _case("sam3-shallow", trunk, size, failure, **labels)
             replica(images)[-1].sum().backward()
     except RuntimeError as error:
-        return _with_error(case, str(error))
+        return _with_error(case, "out of memory" if is_out_of_memory(error) else str(error))
     return case
 
 

@@ -1,13 +1,16 @@
 """`nightshift plan`: memory as it is really taken, counts as `prepare` makes them, settings that help."""
 
+import os
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from helpers.models import WITHOUT_ENCODER
 
 from nightshift.backbone.encoder import count_parameters
-from nightshift.commands import forecast, plan, planning
+from nightshift.commands import forecast, plan, planning, queue_actions
 from nightshift.commands.main import dispatch
 from nightshift.commands.memory import Counter
 from nightshift.config import params
@@ -17,6 +20,7 @@ from nightshift.core.records import Prefix
 from nightshift.engine import checkpoints
 from nightshift.engine.device import seed_everything
 from nightshift.feature_cache import EncodeSettings, encode_arm
+from nightshift.jobs import gpu_lock
 from nightshift.training.arm import train_arm
 from nightshift.training.step import add_gradients, optimiser_of
 
@@ -175,10 +179,10 @@ def test_what_does_not_fit_ends_with_settings_that_do(small, monkeypatch):
     sizes = {tuple(keys.items()): planning.tensor_bytes(changed, CPU) for keys, changed in planning.options(settings)}
     monkeypatch.setattr(planning, "needed", lambda tensors, device, process_bytes: tensors)
     enough = sizes[(("arms.lora.micro_batch", "2"),)]
-    monkeypatch.setattr(planning, "memory_of", lambda device: enough)
+    monkeypatch.setattr(planning, "memory_of", lambda device, busy: enough)
     with pytest.raises(UserError, match=r"the lora arm needs .* try -S \+\+arms.lora.micro_batch=2$"):
         dispatch(["plan"])
-    monkeypatch.setattr(planning, "memory_of", lambda device: 1000)
+    monkeypatch.setattr(planning, "memory_of", lambda device, busy: 1000)
     with pytest.raises(
         UserError, match=r"the frozen arm needs .* try a smaller encoder.resolution; the lora arm needs"
     ):
@@ -204,3 +208,45 @@ def test_cards_is_a_table_for_each_arm(small, monkeypatch, capsys):
     assert frozen.startswith("frozen, batches of 2 cases\n\n| Frame | 1 GB | 80 GB |") and "| 56 px |" in frozen
     keys = "`arms.lora.micro_batch=1`, `arms.lora.activation_checkpointing=true`"
     assert lora.splitlines()[-1].startswith(f"| 56 px | {keys} (1.0 GB) | as it is (")
+
+
+def test_nothing_is_computed_on_a_device_that_a_run_has(small, monkeypatch, tmp_path, capsys):
+    """Neither by plan nor by queue; slots stand in for GPUs."""
+    (Path.cwd() / "hardware.yaml").write_text("device: cpu\nthreads: 1\ndevices: [0]\n")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(forecast, "measure", lambda *arguments: pytest.fail("computed"))
+    monkeypatch.setattr(queue_actions, "trained_before", lambda name, settings: (0.0, ""))  # it asks DVC
+    small({"train.epochs": 1})
+    with gpu_lock.locked("train@lora"):
+        dispatch(["plan"])
+        forecast_line = queue_actions.forecast_of(["frozen"], params.read())
+    line = f"slot 0 in use by train@lora of {Path.cwd()} (process {os.getpid()}"
+    out = capsys.readouterr().out
+    assert out.count(f"time          not measured: {line}") == 2 and out.endswith("it fits\n")
+    assert forecast_line.startswith(f"starts when the device is free: {line}") and "hours not measured" in forecast_line
+    monkeypatch.setattr(forecast, "measure", lambda *arguments: forecast.Time(1.0, 1.0, 1.0, 1, "a spy"))
+    dispatch(["plan"])
+    assert capsys.readouterr().out.count("from a spy") == 2
+
+
+def test_the_first_call_on_a_gpu_is_not_what_is_timed(monkeypatch):
+    calls: list[float] = [0.3, 0.0]
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    assert forecast._seconds(GPU, lambda: time.sleep(calls.pop(0))) < 0.2 and not calls
+
+
+def test_a_step_takes_as_long_as_loading_it_where_that_takes_longer(small, monkeypatch):
+    settings = small({"train.batch_size": 2}, "lora")
+    fast = forecast.measure(settings, CPU, iter).step
+    monkeypatch.setattr(forecast, "_load_one", lambda *_: time.sleep(0.3))
+    slow = forecast.measure(settings, CPU, iter).step
+    assert fast < 0.3 and 0.6 <= slow < 0.9  # the longer of the two, not their sum
+
+
+def test_what_other_programs_have_of_a_gpu_is_not_there(monkeypatch):
+    properties = SimpleNamespace(total_memory=24 * 10**9)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10 * 10**9, 24 * 10**9))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 10**9)
+    assert planning.memory_of(GPU) == 11 * 10**9 + planning.CONTEXT  # needed() counts this process's context
+    assert planning.memory_of(GPU, busy="GPU 0 in use by a run, which will have ended") == 24 * 10**9

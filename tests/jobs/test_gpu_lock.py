@@ -220,3 +220,19 @@ def test_the_cost_names_the_gpu_that_was_used(gpus, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: f"card {gpus[-1]}")
     with locked("train@lora"), locked("train@frozen"):
         assert resources.machine()["gpu"] == "card 1"
+
+
+def test_on_windows_a_run_cannot_spill_into_the_memory_of_the_cpu(checkout, monkeypatch):
+    """There the driver would take it where the GPU's is full; then a step takes ten times as long."""
+    shares: list[float] = []
+    monkeypatch.setattr("nightshift.jobs.gpu_lock.device", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: SimpleNamespace(uuid="a"))
+    monkeypatch.setattr(torch.cuda, "set_device", lambda number: None)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (6 * 10**9, 8 * 10**9))
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", shares.append)
+    with locked("train@lora"):
+        assert shares == []
+    monkeypatch.setattr(sys, "platform", "win32")
+    with locked("train@lora"):
+        assert shares == [0.75]

@@ -1,6 +1,7 @@
 """The probe: every cause that is known has a case that finds it."""
 
 import importlib
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,8 @@ from helpers.clone import CloneViT
 from torch.nn.parallel import comm
 
 from nightshift.backbone import encoder
+from nightshift.jobs import gpu_lock
+from nightshift.probe import cases as making
 from nightshift.probe.cases import NOT_SQUARE, SHALLOW, ProbeCase, all_cases, shape_case
 from nightshift.probe.ddp import ddp_over_gloo
 from nightshift.probe.names import ADAPTERS, CAUSES, WRAPPERS
@@ -129,3 +132,22 @@ def test_torch_is_left_as_it_was_after_a_replica():
 def test_ddp_over_gloo_with_two_real_processes():
     with ddp_over_gloo() as errors:
         assert errors() == {"as_shipped": "", "repaired": ""}
+
+
+def test_only_free_gpus_are_asked(monkeypatch, capsys):
+    asked: list[list[int]] = []
+
+    @contextmanager
+    def if_free(stage, count):
+        yield ([1], "") if count == 1 else ([], "GPU 0 in use by train@lora")
+
+    monkeypatch.setattr(gpu_lock, "if_free", if_free)
+    monkeypatch.setattr(making, "_on_gpu", lambda trunk, numbers, table: asked.append(numbers))
+    monkeypatch.setattr(making, "adapt", lambda trunk, adapter: trunk.to("meta"))
+    monkeypatch.setattr(torch.nn.Module, "to", lambda module, device: module)
+    assert making._on_gpus() == []  # hardware.yaml says cpu here, or there is none
+    monkeypatch.setattr(making, "device", lambda: torch.device("cuda"))
+    monkeypatch.setattr(gpu_lock, "device_numbers", lambda count: [0, 1])
+    making._on_gpus()
+    assert asked == [[1], [1]]
+    assert capsys.readouterr().out == "no DataParallel on 2 GPU(s): GPU 0 in use by train@lora\n"
