@@ -1,6 +1,7 @@
 """Errors that a user can cause: one line on stderr and exit status 1. A traceback is for bugs."""
 
 import errno
+import io
 import sys
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
@@ -28,6 +29,8 @@ def run(main: Callable[[], object]) -> None:
 
     These are `UserError`, Ctrl-C, too little memory, a full disk, and a file or folder that cannot be written.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name of a case that Windows' code page does not have is no error
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         main()
     except UserError as error:

@@ -11,6 +11,8 @@ import json
 import math
 import os
 import shutil
+import stat
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,9 +47,17 @@ def replacing(path: Path | str) -> Iterator[Path]:
 def remove(path: Path) -> None:
     """Remove a file, a link or a folder with all that is in it, if it is there."""
     if path.is_dir() and not path.is_symlink():
+        unprotect(path)
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def unprotect(folder: Path) -> None:
+    """Make all files in a folder writable on Windows, which else would not remove them: DVC's links are read-only."""
+    if sys.platform == "win32":
+        for path in folder.rglob("*"):
+            path.chmod(path.stat().st_mode | stat.S_IWUSR)
 
 
 def link(source: Path | str, target: Path | str) -> None:

@@ -29,7 +29,7 @@ from torch import Tensor
 from nightshift.console.errors import UserError
 from nightshift.console.progress import say
 from nightshift.core.hashing import sha256
-from nightshift.core.io import write_json
+from nightshift.core.io import unprotect, write_json
 from nightshift.core.project import root
 
 FOLDER = Path(".nightshift/checkpoints")
@@ -158,7 +158,8 @@ def tidy(stage: str, outputs: Iterable[Path]) -> None:
         try:
             if json.loads(note.read_text(encoding="utf-8"))["output"] in marks:
                 with FileLock(note.parent / "lock", timeout=0):
-                    shutil.rmtree(note.parent, ignore_errors=True)
+                    unprotect(note.parent)
+                    shutil.rmtree(note.parent, ignore_errors=True)  # Windows keeps the lock, which is open
         except (FileNotFoundError, Timeout):  # another worker of the queue removed it, or goes on with it
             pass
 
