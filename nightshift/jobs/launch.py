@@ -15,6 +15,7 @@ from contextlib import nullcontext
 from datetime import timedelta
 from importlib import import_module
 
+import torch
 from torch.multiprocessing.spawn import ProcessExitedException, spawn
 
 from nightshift.config.hardware import hardware
@@ -63,9 +64,14 @@ def _work(stage: str, arguments: Sequence[str]) -> None:
 def _run_launched(stage: str, arguments: Sequence[str], label: str, joined: bool) -> None:
     """Run as one of the processes that a launcher started. The first one of a machine locks the devices of all of them.
 
-    The others wait where all processes meet, as long as torch lets them (10 minutes or more). One lock each would not
-    do: two runs could then hold one device each and wait for the other one.
+    The others wait where all processes meet. One lock each would not do: two runs could then hold one device each and
+    wait for the other one. Where SLURM shows each task its own GPU alone, nobody else is given it.
     """
+    if os.environ.get("SLURM_GPUS_PER_TASK") == "1" and device().type == "cuda" and torch.cuda.device_count() == 1:
+        os.environ["LOCAL_RANK"] = "0"  # of the GPUs that this process sees
+        with locked(label):
+            _one_of_several(lambda: _work(stage, arguments), joined)
+        return
     local = int(os.environ.get("LOCAL_RANK", 0))
     count = int(os.environ.get("LOCAL_WORLD_SIZE", local + 1))
     devices = device_numbers(count)[:count]

@@ -55,6 +55,51 @@ def test_two_processes_train_as_one_does(project, change):
     assert len(list(Path("models/lora/fold-0/seed-0").iterdir())) == 4
 
 
+SLOWED = """
+import os, time
+from datetime import timedelta
+if "RANK" in os.environ:  # as the launcher sets it: not in the process that starts the two
+    from torch.distributed import distributed_c10d
+    from nightshift import feature_cache
+    encode = feature_cache._features
+    distributed_c10d._get_default_timeout = lambda backend: timedelta(seconds=2)
+    feature_cache.LIMIT = 1  # a case per shard
+    def slow(*arguments):
+        time.sleep(3 if os.environ["RANK"] == "1" else 1)
+        print("encoded by", os.environ["RANK"], flush=True)
+        return encode(*arguments)
+    feature_cache._features = slow
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_encodes_three_times_slower_takes_fewer_cases_and_is_waited_for(project, change, tmp_path):
+    """Longer than torch's own time-out, which is 2 seconds here: without ours the other process would give up."""
+    (tmp_path / "sitecustomize.py").write_text(SLOWED)
+    Path("hardware.yaml").write_text(HARDWARE.format(1))
+    assert stage("encode@lora").returncode == 0
+    alone = kept()
+    remove(checkpoints.FOLDER)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    place = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    path = os.pathsep.join((str(tmp_path), environment()["PYTHONPATH"]))
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-m", "stages.encode", "lora"],
+            env=environment() | place | {"RANK": rank, "LOCAL_RANK": rank, "PYTHONPATH": path},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for rank in "01"
+    ]  # fmt: skip
+    printed = [process.communicate() for process in ranks]
+    assert [process.returncode for process in ranks] == [0, 0], printed
+    by_each = [out.count("encoded by") for out, _ in printed]
+    assert sum(by_each) == 9 and 1 <= by_each[1] <= 4
+    assert kept() == alone
+
+
 @pytest.mark.slow
 def test_in_float16_a_process_without_a_case_waits_for_the_others_and_a_line_says_so(project, change):
     change({"train.epochs": 2, "train.batch_size": 1, "encoder.precision": "fp16"})

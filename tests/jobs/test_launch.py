@@ -1,6 +1,8 @@
 """A stage's work is called with its arguments: here, in new processes, or in those of a launcher."""
 
+import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -88,6 +90,19 @@ def test_gloo_gets_no_tensors_of_a_gpu(monkeypatch, nccl):
         gradients = [torch.zeros(2, 3, device="cuda"), torch.zeros(4, device="cuda")]
         distributed.add_up(gradients)
     assert seen == ["cuda" if nccl else "cpu"] and {one.device.type for one in gradients} == {"cuda"}
+
+
+def test_a_task_of_slurm_that_sees_one_gpu_uses_that(checkout, monkeypatch):
+    """`srun --gpus-per-task=1` with RANK set by hand: the fourth task's GPU is its number 0."""
+    locks, found = [], []
+    for name, value in {"RANK": "3", "LOCAL_RANK": "3", "LOCAL_WORLD_SIZE": "4", "SLURM_GPUS_PER_TASK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(launch, "device", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(launch, "locked", lambda *asked: nullcontext(locks.append(asked)))
+    monkeypatch.setattr(launch, "_one_of_several", lambda work, joined: found.append(os.environ["LOCAL_RANK"]))
+    launch.run("stages.train", "lora")
+    assert locks == [("train@lora",)] and found == ["0"]
 
 
 def test_tasks_of_slurm_that_are_no_run_together_are_refused_with_the_line_that_works(checkout, monkeypatch):
