@@ -80,7 +80,8 @@ def encode_cases(
         UserError: what another process wrote is not there, as on two machines without a common disk.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    per_shard = max(1, LIMIT // bytes_per_case(settings, prefix.output))
+    per_shard = -(-LIMIT // bytes_per_case(settings, prefix.output))
+    per_shard = -(-per_shard // BATCH) * BATCH  # whole batches: a GPU is as fast as they are large
     shards = [range(first, min(first + per_shard, count)) for first in range(0, count, per_shard)]
     names = [f"shard-{number:05d}.safetensors" for number in range(len(shards))]
     present = {name for name in names if (folder / name).exists()}
@@ -174,7 +175,7 @@ def _features(
         outputs = {"tokens": encoder.run_prefix(neck.trunk, images, prefix.blocks)}
         if prefix.output == "levels":
             features = encoder.run_suffix(neck.trunk, outputs["tokens"], prefix.blocks)
-            levels = encoder.neck_levels(neck, features)[:LEVELS]
+            levels = encoder.neck_levels(neck, features, LEVELS)
             outputs = {f"level.{number}": values for number, values in enumerate(levels)}
     return {
         f"{name}.{i}": value.contiguous().clone()

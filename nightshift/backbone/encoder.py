@@ -188,9 +188,9 @@ def run_suffix(trunk: ViT, tokens: Tensor, start: int, activation_checkpointing:
     return features.permute(0, 3, 1, 2)
 
 
-def neck_levels(neck: Sam3DualViTDetNeck, features: Tensor) -> list[Tensor]:
-    """Features (B, D, g, g) -> the neck's levels, finest first, without the position encodings for SAM 3's decoder."""
-    return [conv(features) for conv in neck.convs]
+def neck_levels(neck: Sam3DualViTDetNeck, features: Tensor, count: int | None = None) -> list[Tensor]:
+    """Features (B, D, g, g) -> the neck's first `count` levels, or all, without positions for SAM 3's decoder."""
+    return [conv(features) for conv in neck.convs[:count]]
 
 
 def count_parameters(module: nn.Module) -> int:

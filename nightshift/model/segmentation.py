@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nightshift.backbone import encoder
 from nightshift.config.params import EncoderArmSettings
+from nightshift.core.records import LEVELS
 from nightshift.engine.device import autocast
 from nightshift.model.base import ArmModel
 from nightshift.model.head import SegmentationHead
@@ -63,9 +64,9 @@ class SegmentationModel(ArmModel):
             return encoder.run_suffix(self.neck.trunk, tokens, self.start, self.activation_checkpointing)
 
     def levels(self, features: Tensor) -> list[Tensor]:
-        """The neck's levels of the trunk's output."""
+        """The neck's levels of the trunk's output, those that the head uses."""
         with self._autocast():
-            return encoder.neck_levels(self.neck, features)
+            return encoder.neck_levels(self.neck, features, LEVELS)
 
     def _autocast(self) -> torch.autocast:
         return autocast(next(self.head.parameters()).device, self.precision)

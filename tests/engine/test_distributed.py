@@ -63,7 +63,7 @@ if "RANK" in os.environ:  # as the launcher sets it: not in the process that sta
     from nightshift import feature_cache
     encode = feature_cache._features
     distributed_c10d._get_default_timeout = lambda backend: timedelta(seconds=2)
-    feature_cache.LIMIT = 1  # a case per shard
+    feature_cache.LIMIT = feature_cache.BATCH = 1  # a case per shard
     def slow(*arguments):
         time.sleep(3 if os.environ["RANK"] == "1" else 1)
         print("encoded by", os.environ["RANK"], flush=True)

@@ -113,6 +113,7 @@ def test_kept_levels_of_the_neck_train_like_kept_tokens(small, prepared, tmp_pat
 def test_a_shard_that_another_process_has_is_left_to_it(small, prepared, tmp_path, monkeypatch):
     settings, folder, frames = small({}, "lora"), tmp_path / "kept", Frames(PREPARED)
     monkeypatch.setattr(feature_cache, "LIMIT", 2 * feature_cache.bytes_per_case(settings, "tokens"))
+    monkeypatch.setattr(feature_cache, "BATCH", 2)
     arguments = encoder.build(settings.preset), frames, len(frames), Prefix(blocks=1), settings, folder
     (folder / "locks").mkdir(parents=True)
     with (
@@ -125,6 +126,17 @@ def test_a_shard_that_another_process_has_is_left_to_it(small, prepared, tmp_pat
     ]
     assert feature_cache.encode_cases(*arguments) == 7
     assert not (folder / "locks").exists() and len(Shards(folder, "pt").index) == len(frames) == 9
+
+
+@pytest.mark.parametrize("limit", [1, 10**4, 10**9])
+def test_shards_are_whole_batches(small, prepared, tmp_path, monkeypatch, limit):
+    """Also where a shard of LIMIT bytes has less than a batch: the batch decides how fast a GPU is."""
+    settings, batches = small({}, "frozen"), []
+    features = feature_cache._features
+    monkeypatch.setattr(feature_cache, "LIMIT", limit)
+    monkeypatch.setattr(feature_cache, "_features", lambda *a: (batches.append(len(a[1])), features(*a))[1])
+    tokens_of(settings, 1, tmp_path / "kept")
+    assert batches == [4, 4, 1]
 
 
 def test_kept_variants_are_those_of_an_arm_without_a_prefix(small, prepared):
