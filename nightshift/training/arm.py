@@ -28,11 +28,11 @@ from nightshift.engine.device import compiles, device
 from nightshift.jobs import resources
 from nightshift.model import card
 from nightshift.model.kinds import kind_of, prefix_of
+from nightshift.training import running
+from nightshift.training.running import CURVE, CURVES
 from nightshift.training.trainer import train_model
 
-CURVES = ("fold", "seed", "epoch", "train_loss", "val_loss", "val_dice")
-MODEL, RESULT, CURVE = "model", "result.json", "curve.csv"  # in the folder of a training
-
+MODEL, RESULT = "model", "result.json"  # in the folder of a training
 LONGEST = 1.25  # time of trainings side by side, over that of the same trainings evenly shared out
 
 
@@ -188,6 +188,8 @@ class Trainings:
             return found
         start, settings = time.perf_counter(), self.settings.single(rate, training.seed)
         parts = {part: self._open(training.fold, part) for part in ("train", "val")}
+        if distributed.rank() == 0:
+            running.note(folder, settings, training.fold, str(device()))
 
         def report(curves: list[dict[str, float]]) -> None:
             write_csv(folder / CURVE, CURVES, [{"fold": training.fold, **row} for row in curves])
