@@ -59,7 +59,8 @@ def test_what_runs_elsewhere_is_there():
         assert docs.blocks(page, "console", heading)
         assert page in (ROOT / test).read_text(encoding="utf-8"), f"{test} does not read {page}"
     assert {"README.md", *(page for page in PAGES if page.startswith("docs/"))} - set(WITH_COMMANDS) == {
-        "docs/sharing.md"
+        "docs/sharing.md",
+        "docs/windows.md",
     }
 
 

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from helpers.engine import SLOW, environment, folded, outputs, resolve, stage, whole
 
 from nightshift import feature_cache
+from nightshift.commands import watching
 from nightshift.config import params, resolved
 from nightshift.console.errors import UserError
 from nightshift.core.hashing import hash_folder
@@ -225,3 +227,20 @@ def test_the_time_of_a_killed_run_counts(project):
     assert stage("train@frozen").returncode == 0
     cost = read_json("reports/cost/frozen/train.json")
     assert cost["seconds"] >= 3 * cost["seconds_per_epoch"] > 6 * SLOW  # 6 of 9 steps were slow, and checkpointed
+
+
+def test_a_real_training_is_seen_and_its_death_too(project, change):
+    change({"train.epochs": 200})
+    assert stage("encode@lora").returncode == 0
+    process = subprocess.Popen(
+        [sys.executable, "-m", "stages.train", "lora"],
+        env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not (seen := watching.view().trainings) or not seen[0].curve:
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.1)
+    assert (seen[0].state, seen[0].name, seen[0].running.device) == ("running", "lora, fold 0, seed 0", "cpu")
+    process.kill()
+    process.wait()
+    assert watching.view().trainings[0].state == "dead"
