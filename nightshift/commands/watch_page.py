@@ -34,7 +34,7 @@ def page(view: View, every: float) -> str:
         f'<meta http-equiv="refresh" content="{max(1, round(every))}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>nightshift watch</title><style>{STYLE}</style><body><h1>nightshift watch</h1>"
-        f"<p><small>{seen}; if this time is old, `nightshift watch` no longer runs</small></p>"
+        f"<p><small>{seen}; if this time is old, <code>nightshift watch</code> no longer runs</small></p>"
         f"<h2>Trainings</h2>{trainings}<h2>Queue</h2>{queue or '<p>No run waits or runs.</p>'}</body></html>\n"
     )
 
