@@ -49,7 +49,7 @@ EVENTS = [
     "arm, events, values",
     [
         ("lora", FEW, {}),
-        ("unet", [("train", "step", 5)], OPTIONS),
+        pytest.param("unet", [("train", "step", 5)], OPTIONS, marks=pytest.mark.slow),
         pytest.param("lora", EVENTS, {}, marks=pytest.mark.slow),
         pytest.param("lora", EVENTS, OPTIONS, marks=pytest.mark.slow),
         pytest.param("frozen", EVENTS, {}, marks=pytest.mark.slow),
@@ -133,7 +133,7 @@ def test_other_settings_do_not_go_on_with_it(project, change):
     assert "going on in epoch" in stage("train@frozen").stdout
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, None])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM, None])
 def test_a_signal_or_a_file_writes_a_checkpoint_and_ends_in_one_line(project, number):
     assert stage("encode@frozen").returncode == 0
     Path("hardware.yaml").write_text("device: cpu\nthreads: 1\n")
