@@ -79,4 +79,8 @@ def tables(view: "View") -> "Group":
         queue.add_row(Text(run.name), Text(run.state, STYLES.get(run.state, "")), Text(run.arms), Text(run.line))
     seen = time.strftime("%H:%M:%S", time.localtime(view.time))
     parts = [trainings] if view.trainings else [Text("no training in the last day")]
-    return Group(*parts, queue if view.queue else Text("no run waits or runs in the queue"), Text(f"at {seen}", "dim"))
+    return Group(
+        *parts,
+        queue if view.queue else Text("no run waits, runs or has failed in the queue"),
+        Text(f"at {seen}", "dim"),
+    )

@@ -35,7 +35,7 @@ def page(view: View, every: float) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>nightshift watch</title><style>{STYLE}</style><body><h1>nightshift watch</h1>"
         f"<p><small>{seen}; if this time is old, <code>nightshift watch</code> no longer runs</small></p>"
-        f"<h2>Trainings</h2>{trainings}<h2>Queue</h2>{queue or '<p>No run waits or runs.</p>'}</body></html>\n"
+        f"<h2>Trainings</h2>{trainings}<h2>Queue</h2>{queue or '<p>No run waits, runs or has failed.</p>'}</body></html>\n"
     )
 
 

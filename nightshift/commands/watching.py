@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from nightshift.commands import queue_runs
@@ -89,7 +90,7 @@ def _watched(path: Path, now: float) -> Watched:
 
 
 def _queue() -> list[Queued]:
-    """The runs of DVC's queue that are not over; none outside of a DVC repository."""
+    """The runs of DVC's queue that wait, run or were killed, and what failed in the last day; none without DVC."""
     try:
         runs = queue_runs.runs()
     except UserError:
@@ -98,4 +99,5 @@ def _queue() -> list[Queued]:
         Queued(run.name, run.state, ", ".join(queue_runs.read_note(run.name).arms), queue_runs.last_line(run))
         for run in runs
         if run.state not in queue_runs.OVER
+        or (run.state == "failed" and datetime.now() - run.created < timedelta(seconds=SHOWN_FOR))
     ]

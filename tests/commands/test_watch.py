@@ -7,13 +7,15 @@ import subprocess
 import sys
 import threading
 import time
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import psutil
 import pytest
 from conftest import ROOT
 
-from nightshift.commands import watch, watch_page, watching
+from nightshift.commands import queue_runs, watch, watch_page, watching
+from nightshift.commands.dvc_adapter import Task
 from nightshift.commands.main import dispatch
 from nightshift.commands.watching import Queued, View
 from nightshift.console.errors import UserError
@@ -85,10 +87,22 @@ def test_the_terminal_and_the_page_say_the_same(checkout, capsys, monkeypatch):
     assert 'http-equiv="refresh" content="5"' in text and "http://" not in text and "https://" not in text
 
 
+def test_of_the_queue_what_is_over_is_not_shown_but_for_what_failed_today(checkout, monkeypatch):
+    today, log = datetime.now(), Path("log")
+    log.write_text("frozen, seed 0: epoch 2/9, training loss 1\nerror: out of memory\n")
+    runs = [
+        Task(state, "0" * 40, today, state, log, None) for state in ("queued", "running", "killed", "failed", "done")
+    ]
+    runs.append(Task("old", "0" * 40, today - timedelta(days=2), "failed", log, None))
+    monkeypatch.setattr(queue_runs, "runs", lambda: runs)
+    shown = {one.name: one.line for one in watching.view().queue}
+    assert [*shown] == ["queued", "running", "killed", "failed"] and shown["failed"] == "out of memory"
+
+
 def test_nothing_to_see_is_said(checkout, capsys):
     dispatch(["watch", "--once"])
     out = capsys.readouterr().out
-    assert "no training in the last day" in out and "no run waits or runs in the queue" in out
+    assert "no training in the last day" in out and "no run waits, runs or has failed in the queue" in out
     assert "No training in the last day" in watch_page.page(View(0.0, [], []), 5)
     with pytest.raises(UserError, match="--every 0: expected seconds"):
         dispatch(["watch", "--every", "0"])
