@@ -29,13 +29,14 @@ def page(view: View, every: float) -> str:
     queue = "".join(
         _card(f"{one.name}: {one.arms}" if one.arms else one.name, one.state, [escape(one.line)]) for one in view.queue
     )
+    queue = queue or "<p>No run waits, runs or has failed.</p>"
     return (
         '<!DOCTYPE html><html lang="en"><meta charset="utf-8">'
         f'<meta http-equiv="refresh" content="{max(1, round(every))}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>nightshift watch</title><style>{STYLE}</style><body><h1>nightshift watch</h1>"
         f"<p><small>{seen}; if this time is old, <code>nightshift watch</code> no longer runs</small></p>"
-        f"<h2>Trainings</h2>{trainings}<h2>Queue</h2>{queue or '<p>No run waits, runs or has failed.</p>'}</body></html>\n"
+        f"<h2>Trainings</h2>{trainings}<h2>Queue</h2>{queue}</body></html>\n"
     )
 
 
