@@ -6,8 +6,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from nightshift.commands import dvc_adapter
-from nightshift.commands.queue_runs import NOTES, Change, read_note
+from nightshift.commands import dvc_adapter, dvc_private
+from nightshift.commands.notes import NOTES, Change, read_note
 from nightshift.config import params, resolved
 from nightshift.config.params import PARAMS
 from nightshift.config.yaml_io import parse, read_yaml, value_at
@@ -147,7 +147,7 @@ def changed_code(revision: str, arms: Sequence[str]) -> list[str]:
 
 def code_of(arms: Iterable[str]) -> list[str]:
     """Files and folders of code that the stages of `arms` depend on."""
-    stages = dvc_adapter.stages_of(f"evaluate@{arm}" for arm in arms)
+    stages = dvc_private.stages_of(f"evaluate@{arm}" for arm in arms)
     return sorted({dep for stage in stages for dep in stage.deps if dep.split("/")[0] in ("nightshift", "stages")})
 
 

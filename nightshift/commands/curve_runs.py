@@ -16,6 +16,7 @@ import pandas as pd
 
 from nightshift.commands import dvc_adapter, queue_actions, queue_runs
 from nightshift.commands.collect import code_of, contents_at, contents_of
+from nightshift.commands.notes import Note
 from nightshift.config import params
 from nightshift.config.yaml_io import parse, value_at
 from nightshift.console.errors import UserError
@@ -93,7 +94,7 @@ class Curve:
             elif run:
                 continue
             name = f"curve-{number}-{datetime.now():%m%d-%H%M%S}"
-            queue_actions.put_in(name, [], list(self.settings.arms), [*self.changes, f"{KEY}={number}"])
+            queue_actions.put_in(name, [], list(self.settings.arms), [*self.changes, f"{KEY}={number}"], Note())
             missing.append(number)
         if missing or any(run.state in ON_THEIR_WAY for run in runs.values()):
             dvc_adapter.dvc("queue", "start")

@@ -1,8 +1,4 @@
-"""All that the commands ask of git and DVC: what `dvc` prints, what its queue knows, what a revision has.
-
-DVC has no public interface for its queue of experiments. What is used of the private one is in `tasks` and `stages_of`,
-nowhere else, and tests/commands/test_dvc_adapter.py fails when an upgrade changes it. requirements.txt pins DVC.
-"""
+"""All that the commands ask of git and of `dvc`: what it prints, what a revision has. Its queue: dvc_private.py."""
 
 import json
 import os
@@ -12,94 +8,15 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import psutil
-
+from nightshift.commands.dvc_private import tasks
 from nightshift.config.yaml_io import parse
 from nightshift.console.errors import UserError
 from nightshift.core.io import replacing
 
 EXPERIMENT = re.compile(r"refs/exps/([0-9a-f]{2})/([0-9a-f]{38})/(.+)")  # the commit it is based on, and its name
-
-State = Literal["queued", "running", "killed", "stopped", "failed", "done"]
-STATES: dict[str, State] = {"Queued": "queued", "Running": "running", "Failed": "failed", "Success": "done"}
-
-
-@dataclass(frozen=True)
-class Task:
-    """An experiment in DVC's queue.
-
-    `revision`: the commit that DVC made of the workspace when it was queued, all 40 digits. `log`: None before it
-    starts. `pid`: of DVC's own process for it, None where that is not alive. `stopped` is what queue_runs.py makes of
-    one that was killed or failed because `nightshift queue stop` asked it to.
-    """
-
-    name: str
-    revision: str
-    created: datetime
-    state: State
-    log: Path | None
-    pid: int | None
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A stage of dvc.yaml by name (`train@lora`), and the paths that it depends on."""
-
-    name: str
-    deps: tuple[str, ...]
-
-
-def tasks() -> list[Task]:
-    """What DVC's queue holds, the newest last; `killed` is a run that DVC itself takes for running for ever.
-
-    Raises UserError outside of a DVC repository.
-    """
-    from dvc.exceptions import DvcException  # a second
-    from dvc.repo import Repo
-
-    found = []
-    try:
-        with Repo() as repo:
-            queue = repo.experiments.celery_queue
-            for entry in queue.status():
-                process = queue.proc.get(entry["rev"])
-                pid = process.pid if process and process.returncode is None and psutil.pid_exists(process.pid) else None
-                state = STATES[entry["status"]]
-                if state == "running" and pid is None and entry["rev"] not in repr(queue.worker_status()):
-                    state = "killed"  # nothing runs, and no worker is about to start it or to collect what it made
-                log = Path(process.stdout) if process and process.stdout else None
-                name = entry["name"] or entry["rev"][:7]
-                found.append(Task(name, entry["rev"], entry["timestamp"], state, log, pid))
-    except DvcException as error:
-        raise UserError(f"DVC's queue cannot be read: {error}") from None
-    return sorted(found, key=lambda task: task.created)
-
-
-def stages_of(targets: Iterable[str]) -> list[Stage]:
-    """The stages of the root's dvc.yaml that `targets` need, themselves too; not the two that always run.
-
-    Raises UserError for a target that dvc.yaml does not have.
-    """
-    from dvc.dependency.param import ParamsDependency
-    from dvc.exceptions import DvcException
-    from dvc.repo import Repo
-
-    found: dict[str, Stage] = {}
-    try:
-        with Repo() as repo:
-            for target in targets:
-                for stage in repo.stage.collect(target, with_deps=True):
-                    paths = (dep.def_path for dep in stage.deps if not isinstance(dep, ParamsDependency))
-                    if ":" not in stage.addressing:  # stages/dvc.yaml:env
-                        found[stage.addressing] = Stage(stage.addressing, tuple(map(str, paths)))
-    except DvcException as error:
-        raise UserError(f"dvc.yaml: {error}") from None
-    return list(found.values())
 
 
 def queue_experiment(name: str, targets: Sequence[str], changes: Sequence[str]) -> None:

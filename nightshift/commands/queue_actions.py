@@ -1,17 +1,19 @@
-"""What `nightshift queue` does: start, status, logs, stop and collect."""
+"""What `nightshift queue` does: start, status, logs, stop and collect. What waits and goes on: guard.py."""
 
 import shutil
+import time
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
+from itertools import product
 from pathlib import Path
 
+from nightshift.commands import cluster, dvc_adapter, dvc_private, guard, queue_runs
 from nightshift.commands import collect as collecting
-from nightshift.commands import dvc_adapter, queue_runs
-from nightshift.commands.dvc_adapter import Task
-from nightshift.commands.queue_runs import Change, Note
+from nightshift.commands.dvc_private import Task
+from nightshift.commands.notes import Change, Note, note_path, read_note
 from nightshift.config import params
 from nightshift.config.params import Settings
-from nightshift.config.yaml_io import read_yaml, value_at
+from nightshift.config.yaml_io import read_yaml, value_at, values_of
 from nightshift.console.errors import UserError
 from nightshift.console.progress import bar, gigabytes, hours
 from nightshift.jobs.stale_metrics import METRICS
@@ -19,24 +21,51 @@ from nightshift.jobs.stale_metrics import METRICS
 AGAIN = "`nightshift queue start` with the same settings goes on from its checkpoint"
 
 
-def start(arms: Sequence[str], changes: Sequence[str]) -> None:
-    """Queue the evaluation of `arms`, and all that it needs, and start a worker.
+def start(given: Sequence[str], changes: Sequence[str], sweep: Sequence[str], note: Note) -> None:
+    """Queue the evaluation of arms, or the whole comparison with each value of a sweep, and see that it is worked on.
+
+    Args:
+        given: names of arms; without one the reference, or all for a sweep.
+        changes: as `params.read` takes them.
+        sweep: as `values_of` takes each.
+        note: where and how: what the runs' notes have in common.
 
     Raises:
         UserError: settings that are not valid, a file that git does not know, an arm that the probe refuses or that
-            does not fit this machine.
+            does not fit this machine; where runs cannot be submitted.
     """
-    settings = params.read(changes)
-    names = list(dict.fromkeys(arms)) or [settings.compare.reference]
-    check_known_to_git(settings, names)
-    forecast = forecast_of(names, settings)
-    run = f"run-{datetime.now():%m%d-%H%M%S}"
-    put_in(run, [f"evaluate@{name}" for name in names], names, changes)
-    dvc_adapter.dvc("queue", "start")
-    which = f"the arms {', '.join(names)}" if len(names) > 1 else f"the {names[0]} arm"
-    print(f"{run}: {which} of {settings.use.encoder} on {settings.use.data}, as the workspace is now")
-    print(forecast)
-    print("the workspace is free; see `nightshift queue status`, and when it is done: nightshift queue collect")
+    place, name = note.on, f"run-{datetime.now():%m%d-%H%M%S}"
+    if place:
+        cluster.check(place)
+    points = list(product(*map(values_of, sweep)))
+    names = [name] if len(points) == 1 else [f"{name}-{number}" for number in range(1, len(points) + 1)]
+    runs = dict(zip(names, points, strict=True))
+    arms, said = list[str](), list[str]()
+    for run, point in runs.items():
+        settings = params.read([*changes, *point])
+        every = list(settings.arms) if sweep else [settings.compare.reference]
+        arms = list(dict.fromkeys(given)) or every
+        check_known_to_git(settings, arms)
+        check_probe(arms, settings)
+        which = f"the arms {', '.join(arms)}" if len(arms) > 1 else f"the {arms[0]} arm"
+        values = "".join(f", {value}" for value in point)
+        said.append(f"{run}: {which} of {settings.use.encoder} on {settings.use.data}{values}, as the workspace is now")
+        said.append(forecast_of(arms, settings) if place != "slurm" else "hours and memory: not known here")
+    targets = [f"evaluate@{arm}" for arm in arms] if given or not sweep else ["compare"]
+    try:
+        notes = {run: put_in(run, targets, arms, [*changes, *point], note) for run, point in runs.items()}
+        if place == "slurm":
+            cluster.submit(notes)
+    except UserError:
+        for run in runs if place else ():
+            note_path(run).unlink(missing_ok=True)  # it never was a run
+        raise
+    if not place:
+        dvc_adapter.dvc("queue", "start", "-j", str(note.workers))
+    guard.start()
+    print("\n".join(said))
+    after = "leaderboard" if targets == ["compare"] else "queue collect"
+    print(f"the workspace is free; see `nightshift queue status`, and when it is done: nightshift {after}")
 
 
 def check_known_to_git(settings: Settings, arms: Iterable[str]) -> None:
@@ -46,12 +75,20 @@ def check_known_to_git(settings: Settings, arms: Iterable[str]) -> None:
         raise UserError(f"a queued run does not see what git does not know: `git add {' '.join(unknown[:5])}` first")
 
 
-def put_in(run: str, targets: Sequence[str], arms: Sequence[str], changes: Sequence[str]) -> None:
-    """Queue `targets`, or the whole pipeline, of the workspace with `changes`, under the name `run`, with its note."""
-    note = Note(arms=list(arms), changes=[change_of(text) for text in changes])
-    with dvc_adapter.put_aside(METRICS):  # or `dvc exp show` has the workspace's result for it, until it has its own
-        dvc_adapter.queue_experiment(run, targets, changes)
-    note.write(queue_runs.note_path(run))
+def put_in(run: str, targets: Sequence[str], arms: Sequence[str], changes: Sequence[str], note: Note) -> Note:
+    """Queue `targets`, or the whole pipeline, of the workspace with `changes`, under the name `run`; its note.
+
+    For a cluster the workspace is only recorded: see `cluster.submit`.
+    """
+    found = {"arms": list(arms), "changes": [change_of(text) for text in changes], "targets": list(targets)}
+    if note.on:
+        found["revision"] = dvc_private.snapshot(run, targets, changes)
+    else:
+        with dvc_adapter.put_aside(METRICS):  # or `dvc exp show` has the workspace's for it, until it has its own
+            dvc_adapter.queue_experiment(run, targets, changes)
+    note = note.model_copy(update=found | {"created": time.time()})
+    note.write(note_path(run))
+    return note
 
 
 def files_used(settings: Settings, kinds: Sequence[str]) -> list[str]:
@@ -69,12 +106,22 @@ def change_of(text: str) -> Change:
     return Change(text=text, key=key, before=value_at(before, key), after=value_at(after, key))
 
 
+def check_probe(names: Iterable[str], settings: Settings) -> None:
+    """Raises UserError where the probe refuses an arm."""
+    from nightshift.probe.arm import ProbeArm, verdict_of  # torch: seconds, after the settings were checked
+
+    for name in names:
+        arm = settings.arm(name)
+        verdict = verdict_of(ProbeArm.model_validate(arm.model_dump(include=set(ProbeArm.model_fields))))
+        if not verdict.ok:
+            raise UserError(f"the probe refuses the {name} arm: {verdict.cause}. {verdict.cure}")
+
+
 def forecast_of(names: Sequence[str], settings: Settings) -> str:
-    """When the run ends and what it takes. Raises UserError where the probe refuses an arm, or one does not fit."""
-    from nightshift.commands import forecast, planning  # torch: seconds, after the settings were checked
+    """When a run on this machine ends and what it takes. Raises UserError where an arm does not fit."""
+    from nightshift.commands import forecast, planning  # torch: seconds
     from nightshift.engine.device import device, seed_everything
     from nightshift.jobs import gpu_lock
-    from nightshift.probe.arm import ProbeArm, verdict_of
 
     seed_everything(0)
     folds = planning.fold_sizes(settings.data)
@@ -85,9 +132,6 @@ def forecast_of(names: Sequence[str], settings: Settings) -> str:
     with gpu_lock.if_free("queue start") as (_, busy):
         for name in names:
             arm = settings.arm(name)
-            verdict = verdict_of(ProbeArm.model_validate(arm.model_dump(include=set(ProbeArm.model_fields))))
-            if not verdict.ok:
-                raise UserError(f"the probe refuses the {name} arm: {verdict.cause}. {verdict.cure}")
             found = forecast.of_arm(arm, folds, where, process, bar(f"measuring {name}", "step"), busy)
             memory = found.memory
             if not found.fits:
@@ -134,7 +178,7 @@ def status() -> None:
     """Print a line for every run."""
     found = queue_runs.runs()
     for run in found:
-        arms = ", ".join(queue_runs.read_note(run.name).arms)
+        arms = ", ".join(read_note(run.name).arms)
         print(f"{run.name}  {run.created:%a %H:%M}  {run.state:8} {arms:8} {queue_runs.last_line(run)}")
     print(f"{len(found)} run(s) in the queue")
 

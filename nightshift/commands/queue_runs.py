@@ -1,64 +1,31 @@
-"""The runs in DVC's queue: how each is doing, also where DVC does not know, and what it was asked to make.
+"""The runs in DVC's queue and on a cluster: how each is doing, also where DVC does not know.
 
-`dvc exp run --queue` and `dvc queue start` do the work and keep working by themselves. Beside them there is a note for
-each run that `nightshift queue start` queued, in .nightshift/queue/NAME.json of the main checkout.
+`dvc exp run --queue` and `dvc queue start` do the work on one machine and keep working by themselves.
 """
 
 import re
 import sys
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import psutil
-from pydantic import Field
 
-from nightshift.commands import dvc_adapter
-from nightshift.commands.dvc_adapter import Task
+from nightshift.commands import cluster, dvc_adapter, dvc_private
+from nightshift.commands.dvc_private import Task
+from nightshift.commands.notes import note_path, read_note
 from nightshift.console.errors import UserError
-from nightshift.core.project import root
-from nightshift.core.records import Record
 
-NOTES = Path(".nightshift/queue")
 GRACE = 60.0  # seconds that a trainer has to write its checkpoint when it is asked to stop
 OVER = ("done", "failed", "stopped")
+# The end of a stage that SIGKILL or SIGTERM ended, as Python or a shell count them, or that was asked to stop
+KILLED = re.compile(r"ERROR: .*exited with (-9|-15|137|143)$|error: stopped in epoch")
 EPOCH = re.compile(r"^(?P<training>(?P<arm>[\w-]+), [^:]*seed \d+[^:]*): epoch (?P<epoch>\d+)/(?P<epochs>\d+)")
 # What DVC prints around the stages, which says nothing about how they are doing.
 NOISE = re.compile("Updating lock|To track the|To enable auto|Use `dvc push`|git add |dvc config |> ")
 
 
-class Change(Record):
-    """One -S of a run: `text` as it was given, and the key's value in params.yaml without and with it."""
-
-    text: str
-    key: str
-    before: Any = None
-    after: Any = None
-
-
-class Note(Record):
-    """What a run was asked to make: `arms` is empty for one that `dvc exp run --queue` queued by itself."""
-
-    arms: list[str] = Field(default_factory=list)
-    changes: list[Change] = Field(default_factory=list)
-    stopped: bool = False
-
-
-def note_path(name: str) -> Path:
-    """Where the note of this run lies: the same file, also from within a queued run."""
-    return root() / NOTES / f"{name}.json"
-
-
-def read_note(name: str) -> Note:
-    """The note of a run; an empty one where there is none. Raises UserError for one that is damaged."""
-    path = note_path(name)
-    note: Note = Note.read(path) if path.is_file() else Note()
-    return note
-
-
 def runs() -> list[Task]:
-    """All runs that DVC's queue knows, the last one last. Raises UserError outside of a DVC repository."""
-    found = dvc_adapter.tasks()
+    """All runs, the last one last. Raises UserError outside of a DVC repository, and where SLURM does not answer."""
+    found = sorted([*dvc_private.tasks(), *cluster.tasks()], key=lambda task: task.created)
     return [
         replace(run, state="stopped") if run.state in ("failed", "killed") and read_note(run.name).stopped else run
         for run in found
@@ -76,15 +43,48 @@ def find(name: str | None) -> Task:
     return known[name]
 
 
+def killed_from_outside(run: Task) -> bool:
+    """Whether it ended because somebody or something killed it, and not for a reason of its own."""
+    return run.state == "killed" or (run.state == "failed" and any(KILLED.match(line) for line in lines(run)[-10:]))
+
+
+def goes_on(run: Task) -> bool:
+    """Whether the queue's guard will put it back; a run that it has put back often enough stays as it is."""
+    note = read_note(run.name)
+    return killed_from_outside(run) and note.restarted < note.restarts
+
+
+def is_over(run: Task) -> bool:
+    """Whether nothing is going to happen to it any more."""
+    return run.state in (*OVER, "killed") and not goes_on(run)
+
+
+def put_back(run: Task) -> None:
+    """Queue a run that was killed once more, as it was queued: it goes on from its checkpoint. Raises UserError."""
+    note = read_note(run.name)
+    note = note.model_copy(update={"restarted": note.restarted + 1})
+    if note.on:
+        cluster.submit({run.name: note})
+        return
+    if run.state == "killed":
+        forget(run)
+    dvc_private.queue_again(run.name)
+    note.write(note_path(run.name))
+
+
 def stop(run: Task) -> None:
     """Ask the trainer to write a checkpoint and end, then see that DVC has no run of that name in the works any more.
 
     `dvc queue kill` alone would leave the trainer running: DVC does not hand the signal on.
     """
-    if run.state == "queued":
+    note = read_note(run.name).model_copy(update={"stopped": True})
+    if run.state == "queued" and not note.on:
         dvc_adapter.dvc("queue", "remove", run.name)
         return
-    read_note(run.name).model_copy(update={"stopped": True}).write(note_path(run.name))
+    note.write(note_path(run.name))
+    if note.on:
+        cluster.cancel(run.name, note)
+        return
     if run.pid is not None:
         ours = psutil.Process(run.pid).children(recursive=True)
         if sys.platform == "win32":  # terminate() would leave no time for a checkpoint
@@ -108,7 +108,7 @@ def forget(run: Task) -> None:
 
 
 def _is_in_the_works(name: str) -> bool:
-    return any(task.name == name and task.state in ("running", "killed") for task in dvc_adapter.tasks())
+    return any(task.name == name and task.state in ("running", "killed") for task in dvc_private.tasks())
 
 
 def lines(run: Task) -> list[str]:

@@ -7,11 +7,12 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from nightshift.commands import queue_runs
+from nightshift.commands.notes import read_note
 from nightshift.console.errors import UserError
 from nightshift.core.io import read_csv
 from nightshift.core.project import root
 from nightshift.engine.checkpoints import FINISHED, FOLDER
-from nightshift.training.running import CURVE, NAME, Running
+from nightshift.jobs.running import CURVE, NAME, Running
 
 SHOWN_FOR = 24 * 3600  # seconds that a training is shown after its last change
 ORDER = ("running", "elsewhere", "dead", "finished")
@@ -96,7 +97,7 @@ def _queue() -> list[Queued]:
     except UserError:
         return []
     return [
-        Queued(run.name, run.state, ", ".join(queue_runs.read_note(run.name).arms), queue_runs.last_line(run))
+        Queued(run.name, run.state, ", ".join(read_note(run.name).arms), queue_runs.last_line(run))
         for run in runs
         if run.state not in queue_runs.OVER
         or (run.state == "failed" and datetime.now() - run.created < timedelta(seconds=SHOWN_FOR))

@@ -17,6 +17,33 @@ def _distinct(numbers: list[int]) -> list[int]:
     return numbers
 
 
+class Slurm(Section):
+    """What `nightshift queue start --on slurm` asks for; `--on local` takes `minutes`, `clones` and `grace` of it.
+
+    Attributes:
+        partition, account, gres: as sbatch takes them; empty is the cluster's default.
+        memory: sbatch's `--mem`, such as 32G.
+        cpus, minutes: of a job; one that reaches its time limit goes on in the next one.
+        at_once: jobs of a sweep at a time.
+        setup: shell lines before the job, such as `module load cuda`.
+        options: further ones of sbatch by name, such as {qos: long}.
+        clones: a folder on the node for the job's clone of the project; empty is the node's temporary folder.
+        grace: seconds before the time limit at which a job writes its checkpoint.
+    """
+
+    partition: str = ""
+    account: str = ""
+    gres: str = ""
+    memory: str = ""
+    cpus: Positive = 2
+    minutes: Positive = 720
+    at_once: Positive = 4
+    setup: list[str] = Field(default_factory=list)
+    options: dict[str, str | int] = Field(default_factory=dict)
+    clones: str = ""
+    grace: Positive = 90
+
+
 class Hardware(Section):
     """None of this may change a result, but for `threads`, `processes` and `compile`: these do in the last bits.
 
@@ -27,6 +54,7 @@ class Hardware(Section):
         processes: that share one run on this machine; see nightshift/jobs/launch.py.
         compile: training and encoding run blocks of the encoder that torch.compile has made.
         checkpoint_minutes: time between two checkpoints within an epoch.
+        slurm: see `Slurm`.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -38,6 +66,7 @@ class Hardware(Section):
     processes: Positive = 1
     compile: bool = False
     checkpoint_minutes: Annotated[float, Field(ge=0, strict=False)] = 10
+    slurm: Slurm = Field(default_factory=Slurm)
 
 
 @cache

@@ -93,15 +93,23 @@ def _apply(change: str, values: dict[str, Any], path: Path) -> None:
     section[last] = _merged(section.get(last), value)
 
 
-def _parse(change: str) -> "Override":
+def values_of(change: str) -> list[str]:
+    """The changes that `KEY=VALUE,VALUE` stands for, one for each value. Raises UserError for one of another form."""
+    override = _parse(change, "--sweep")
+    if not override.is_choice_sweep():
+        raise UserError(f"--sweep {change}: expected KEY=VALUE,VALUE, several of them")
+    return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+
+
+def _parse(change: str, option: str = "-S") -> "Override":
     from hydra.core.override_parser.overrides_parser import OverridesParser  # DVC's own; takes a third of a second
     from hydra.errors import HydraException
 
     try:
         override: Override = OverridesParser.create().parse_override(change)
     except HydraException:
-        raise UserError(f"-S {change}: expected SECTION.KEY=VALUE, as `dvc exp run -S` takes it") from None
-    if override.is_sweep_override():
+        raise UserError(f"{option} {change}: expected SECTION.KEY=VALUE, as `dvc exp run -S` takes it") from None
+    if override.is_sweep_override() and option == "-S":
         raise UserError(f"-S {change}: expected one value")
     return override
 

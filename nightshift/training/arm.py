@@ -25,11 +25,10 @@ from nightshift.data.samples import TrainingCases
 from nightshift.data.shards import Shards
 from nightshift.engine import checkpoints, distributed
 from nightshift.engine.device import compiles, device
-from nightshift.jobs import resources
+from nightshift.jobs import resources, running
+from nightshift.jobs.running import CURVE, CURVES
 from nightshift.model import card
 from nightshift.model.kinds import kind_of, prefix_of
-from nightshift.training import running
-from nightshift.training.running import CURVE, CURVES
 from nightshift.training.trainer import train_model
 
 MODEL, RESULT = "model", "result.json"  # in the folder of a training

@@ -18,9 +18,9 @@ from helpers import chain, docs
 from helpers.docs import typed
 from helpers.learning_curve import law, planted
 
-from nightshift.commands import curve, dvc_adapter, queue_actions, queue_runs
+from nightshift.commands import curve, dvc_adapter, dvc_private, queue_actions, queue_runs
 from nightshift.commands.curve_runs import Curve
-from nightshift.commands.dvc_adapter import Stage, Task
+from nightshift.commands.dvc_private import Stage, Task
 from nightshift.config import params
 from nightshift.console.errors import UserError
 from nightshift.model.card import Card
@@ -96,9 +96,9 @@ def repository(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Checkout:
     for command in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "x"]):
         git(*command)
     made = Checkout()
-    monkeypatch.setattr(dvc_adapter, "stages_of", lambda targets: [Stage("train", ("nightshift/model", "data"))])
+    monkeypatch.setattr(dvc_private, "stages_of", lambda targets: [Stage("train", ("nightshift/model", "data"))])
     monkeypatch.setattr(dvc_adapter, "cache_folder", lambda: Path("cache"))
-    monkeypatch.setattr(dvc_adapter, "tasks", lambda: made.tasks)
+    monkeypatch.setattr(dvc_private, "tasks", lambda: made.tasks)
     monkeypatch.setattr(queue_actions, "put_in", lambda *given: made.queued.append(given))
     monkeypatch.setattr(dvc_adapter, "dvc", lambda *given: made.queued.append(given))
     return made
@@ -152,7 +152,7 @@ def test_only_what_is_missing_is_queued(repository, capsys, monkeypatch):
     repository.task("other", "running", 64, {"train.epochs": 99})
     asked("-S", "train.patients=4,8,16,32,all", "-S", "train.epochs=12")
     *runs, start = repository.queued
-    assert [(name.split("-")[:2], targets, arms) for name, targets, arms, _ in runs] == [
+    assert [(name.split("-")[:2], targets, arms) for name, targets, arms, *_ in runs] == [
         (["curve", number], [], ["frozen", "lora"]) for number in ("16", "32", "all")
     ]
     assert runs[0][3] == ["train.epochs=12", "train.patients=16"]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nightshift.commands import dvc_adapter
+from nightshift.commands import dvc_adapter, dvc_private
 from nightshift.console.errors import UserError
 
 PIPELINE = """
@@ -86,11 +86,11 @@ def test_dvc_still_has_what_is_used_of_its_private_interface(repository):
 
 
 def test_a_queued_experiment_is_listed_with_what_it_is_based_on(repository):
-    assert dvc_adapter.tasks() == []
+    assert dvc_private.tasks() == []
     with dvc_adapter.put_aside(Path("comparison/metrics.json")):
         dvc_adapter.queue_experiment("one", ["evaluate@quick"], ["+arms.quick.note=1"])
     assert json.loads(Path("comparison/metrics.json").read_text()) == {"dice": 0.5}
-    (task,) = dvc_adapter.tasks()
+    (task,) = dvc_private.tasks()
     assert (task.name, task.state, task.log, task.pid) == ("one", "queued", None, None)
     assert "note: 1" in (dvc_adapter.file_at(task.revision, "params.yaml") or "")
     assert dvc_adapter.file_at(task.revision, "comparison/metrics.json") is None
@@ -120,11 +120,11 @@ def test_a_finished_experiment_is_found_by_its_name_after_another_run(repository
 
 
 def test_stages_of_a_target_and_their_dependencies(repository):
-    (stage,) = dvc_adapter.stages_of(["evaluate@slow"])
-    assert stage == dvc_adapter.Stage("evaluate@slow", ("evaluate.py", "nightshift"))
-    assert {stage.name for stage in dvc_adapter.stages_of(["compare"])} == {"compare", "evaluate@slow"}
-    with pytest.raises(UserError, match=r"dvc\.yaml: .*evaluate@unet"):
-        dvc_adapter.stages_of(["evaluate@unet"])
+    (stage,) = dvc_private.stages_of(["evaluate@slow"])
+    assert stage == dvc_private.Stage("evaluate@slow", ("evaluate.py", "nightshift"))
+    assert {stage.name for stage in dvc_private.stages_of(["compare"])} == {"compare", "evaluate@slow"}
+    with pytest.raises(UserError, match=r"DVC: .*evaluate@unet"):
+        dvc_private.stages_of(["evaluate@unet"])
 
 
 def test_changed_files_are_edited_removed_and_new_ones(repository):
@@ -157,7 +157,7 @@ def test_a_run_in_the_queue_from_its_start_until_it_is_killed(repository):
     dvc_adapter.queue_experiment("slow", ["evaluate@slow"], [])
     dvc_adapter.dvc("queue", "start")
     end = time.monotonic() + 60
-    while (task := dvc_adapter.tasks()[0]).state != "running" or not (task.log and "working" in task.log.read_text()):
+    while (task := dvc_private.tasks()[0]).state != "running" or not (task.log and "working" in task.log.read_text()):
         assert time.monotonic() < end, task
         time.sleep(0.5)
     assert task.pid is not None
@@ -170,7 +170,7 @@ def test_a_run_in_the_queue_from_its_start_until_it_is_killed(repository):
     for one in tree:
         one.kill()
     psutil.wait_procs(tree, timeout=10)
-    (task,) = dvc_adapter.tasks()
+    (task,) = dvc_private.tasks()
     assert (task.state, task.pid) == ("killed", None)
     assert dvc_adapter.tried("queue", "kill", "-f", "slow") is None
-    assert dvc_adapter.tasks()[0].state == "failed"
+    assert dvc_private.tasks()[0].state == "failed"

@@ -18,9 +18,9 @@ import yaml
 from helpers import chain
 
 from nightshift.commands import collect as collecting
-from nightshift.commands import dvc_adapter, queue, queue_actions, queue_runs
-from nightshift.commands.dvc_adapter import Stage, Task
-from nightshift.commands.queue_runs import Note
+from nightshift.commands import dvc_adapter, dvc_private, guard, queue, queue_actions, queue_runs
+from nightshift.commands.dvc_private import Stage, Task
+from nightshift.commands.notes import Note, all_notes, note_path
 from nightshift.config import params
 from nightshift.console.errors import UserError
 from nightshift.core.hashing import hash_folder
@@ -57,7 +57,8 @@ def committed(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> str:
             Stage(f"train@{arm}", ("nightshift/model", f"nightshift/arms/{arm}.py", "data/prepared")) for arm in arms
         ]
 
-    monkeypatch.setattr(dvc_adapter, "stages_of", stages)
+    monkeypatch.setattr(dvc_private, "stages_of", stages)
+    monkeypatch.setattr(guard, "start", lambda: None)
     monkeypatch.setattr(dvc_adapter, "cache_folder", lambda: checkout / "cache")
     return git(checkout, "rev-parse", "HEAD").strip()
 
@@ -129,9 +130,7 @@ def collected(committed, monkeypatch):
 
 
 def noted(*changes: str, arms: tuple[str, ...] = ("frozen",)) -> None:
-    Note(arms=list(arms), changes=[queue_actions.change_of(text) for text in changes]).write(
-        queue_runs.note_path("run-1")
-    )
+    Note(arms=list(arms), changes=[queue_actions.change_of(text) for text in changes]).write(note_path("run-1"))
 
 
 def as_the_run_had_it(checkout: Path, change, values: dict) -> None:
@@ -224,8 +223,9 @@ def test_a_queued_run_has_no_result_of_the_workspace(checkout, committed, monkey
     monkeypatch.setattr(dvc_adapter, "dvc", lambda *given: "")
     asked("start", "lora", "frozen", "-S", "arms.lora.rank=3")
     assert seen == [False] and queue_actions.METRICS.read_text() == "{}"
-    (note,) = (checkout / queue_runs.NOTES).iterdir()
-    assert Note.read(note) == Note(arms=["lora", "frozen"], changes=[queue_actions.change_of("arms.lora.rank=3")])
+    (note,) = all_notes().values()
+    assert (note.arms, note.targets, note.on) == (["lora", "frozen"], ["evaluate@lora", "evaluate@frozen"], "")
+    assert note.changes == [queue_actions.change_of("arms.lora.rank=3")]
 
 
 LOG = """\
@@ -282,8 +282,8 @@ def test_a_run_that_was_stopped_is_not_said_to_have_failed(checkout, tmp_path, m
         run_of(tmp_path, "failed", name="run-2"),
         run_of(tmp_path, "done", name="run-3"),
     ]
-    monkeypatch.setattr(dvc_adapter, "tasks", lambda: found)
-    Note(arms=["lora"], stopped=True).write(queue_runs.note_path("run-1"))
+    monkeypatch.setattr(dvc_private, "tasks", lambda: found)
+    Note(arms=["lora"], stopped=True).write(note_path("run-1"))
     assert [run.state for run in queue_runs.runs()] == ["stopped", "failed", "done"]
     asked("status")
     first, second, third, last = capsys.readouterr().out.splitlines()

@@ -15,13 +15,13 @@ import pytest
 from conftest import ROOT
 
 from nightshift.commands import queue_runs, watch, watch_page, watching
-from nightshift.commands.dvc_adapter import Task
+from nightshift.commands.dvc_private import Task
 from nightshift.commands.main import dispatch
 from nightshift.commands.watching import Queued, View
 from nightshift.console.errors import UserError
 from nightshift.core.io import read_csv, write_csv
 from nightshift.engine import checkpoints
-from nightshift.training.running import CURVE, CURVES, NAME, Running
+from nightshift.jobs.running import CURVE, CURVES, NAME, Running
 
 ROW = {"fold": 0, "seed": 0, "train_loss": 0.5, "val_loss": 0.6}
 

@@ -103,8 +103,8 @@ def test_folds_killed_ten_times_at_random_end_with_the_same_bytes(project, chang
     assert hash_folder(*made) == expected
 
 
-# `python -m stages.train lora`, from the moment on at which two processes have imported everything: on a busy machine one
-# would else have trained all folds before the other one begins.
+# `python -m stages.train lora`, which begins when two processes have imported everything: on a busy machine one would
+# else have trained all folds before the other one begins.
 TOGETHER = """
 import os, pathlib, time
 import nightshift.arms.lora, nightshift.training.arm, stages.train

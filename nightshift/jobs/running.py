@@ -36,13 +36,15 @@ class Running(Record):
 
     @property
     def alive(self) -> bool | None:
-        """Whether its process runs; None for one of another machine."""
+        """Whether its process runs; None for one of another machine, or of which this user may not know it."""
         if self.host != platform.node():
             return None
         try:
             return abs(psutil.Process(self.process).create_time() - self.started) < 1
         except psutil.NoSuchProcess:
             return False
+        except psutil.AccessDenied:  # on Windows, of a process that is another user's
+            return None
 
 
 def note(folder: Path, settings: ArmSettings, fold: int, device: str) -> None:

@@ -1,0 +1,162 @@
+"""Queued runs that are jobs of SLURM, or processes that submitit starts here: submit, state, cancel.
+
+A job's id is kept in the run's note, and what it does in nightshift/jobs/cluster_run.py. Whether it waits or runs is
+asked of SLURM, or of the process; whether it came to an end is in a file that it writes.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+
+import psutil
+
+from nightshift.commands import dvc_adapter
+from nightshift.commands.dvc_private import SNAPSHOTS, State, Task
+from nightshift.commands.notes import JOBS, Note, Place, all_notes, note_path
+from nightshift.config.hardware import hardware
+from nightshift.console.errors import UserError
+from nightshift.core.io import read_json
+from nightshift.core.project import root
+from nightshift.jobs.cluster_run import ENDED, LOG, ClusterRun
+
+WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT")
+RUNNING = ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING")
+
+
+def check(place: Place) -> None:
+    """Raises UserError where runs cannot be submitted to `place` from this machine."""
+    if sys.platform == "win32":
+        raise UserError(f"--on {place}: submitit needs Linux or macOS; without it DVC's queue does the same here")
+    if place == "slurm" and shutil.which("sbatch") is None:
+        raise UserError(
+            "--on slurm: there is no sbatch on this machine; start it where you submit jobs, on a head node"
+        )
+
+
+def submit(runs: Mapping[str, Note]) -> None:
+    """Submit runs, several at once as an array, and write their notes with the jobs' ids. Raises UserError."""
+    import submitit
+
+    place = next(iter(runs.values())).on
+    executor = submitit.AutoExecutor(folder=(root() / JOBS / "submitit").absolute(), cluster=place, **_limits(place))
+    executor.update_parameters(**_parameters(place, list(runs)))
+    try:
+        jobs = executor.submit_array([_job(name, note) for name, note in runs.items()]) if len(runs) > 1 else []
+        jobs = jobs or [executor.submit(_job(name, note)) for name, note in runs.items()]
+    except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
+        raise UserError(f"sbatch: {str(error).strip().splitlines()[-1]}") from None
+    for (name, note), job in zip(runs.items(), jobs, strict=True):
+        began = psutil.Process(int(job.job_id)).create_time() if place == "local" else 0.0
+        note.model_copy(update={"job": job.job_id, "process_began": began}).write(note_path(name))
+
+
+def _job(name: str, note: Note) -> ClusterRun:
+    profile, folder = hardware().slurm, (root() / JOBS / name).absolute()
+    (folder / ENDED).unlink(missing_ok=True)
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return ClusterRun(
+        name=name,
+        project=root().absolute(),
+        ref=f"{SNAPSHOTS}/{name}",
+        targets=note.targets,
+        folder=folder,
+        cache=dvc_adapter.cache_folder().parents[1],
+        clones=Path(profile.clones) if profile.clones else None,
+        # submitit's local executor hides all GPUs, and which one a run takes is decided by our locks
+        environment={"CUDA_VISIBLE_DEVICES": visible} if note.on == "local" else {},
+        grace=profile.grace,
+    )
+
+
+def _limits(place: Place) -> dict[str, int]:
+    """How often submitit queues a job again that reached its time limit."""
+    return {f"{place}_max_num_timeout": 1000}
+
+
+def _parameters(place: Place, names: Sequence[str]) -> dict[str, object]:
+    """What submitit's executor is told: hardware.yaml's profile."""
+    profile = hardware().slurm
+    if place == "local":
+        return {"timeout_min": profile.minutes}
+    found = {
+        "slurm_job_name": names[0] if len(names) == 1 else names[0].rpartition("-")[0],
+        "timeout_min": profile.minutes,
+        "cpus_per_task": profile.cpus,
+        "slurm_array_parallelism": profile.at_once,
+        "slurm_signal_delay_s": round(profile.grace),
+        "slurm_partition": profile.partition,
+        "slurm_account": profile.account,
+        "slurm_gres": profile.gres,
+        "slurm_mem": profile.memory,
+        "slurm_setup": profile.setup,
+        "slurm_additional_parameters": profile.options,
+    }
+    return {key: value for key, value in found.items() if value}
+
+
+def tasks() -> list[Task]:
+    """The runs that were given to a cluster, in no order. Raises UserError where SLURM does not answer."""
+    notes = {name: note for name, note in all_notes().items() if note.on}
+    states = _squeue() if any(note.on == "slurm" and not _ended(name) for name, note in notes.items()) else {}
+    found = []
+    for name, note in notes.items():
+        log = root() / JOBS / name / LOG
+        state = _ended(name) or _state(note, states)
+        found.append(
+            Task(name, note.revision, datetime.fromtimestamp(note.created), state, log if log.is_file() else None, None)
+        )
+    return found
+
+
+def _ended(name: str) -> State | None:
+    path = root() / JOBS / name / ENDED
+    if not path.is_file():
+        return None
+    return "done" if read_json(path)["status"] == 0 else "failed"
+
+
+def _state(note: Note, states: Mapping[str, str]) -> State:
+    """Of a run that has not come to an end of its own."""
+    if not note.job:
+        return "killed" if note.stopped else "queued"  # until the guard starts it
+    if note.on == "local":
+        return "running" if _alive(note) else "killed"
+    state = states.get(note.job, "")
+    return "queued" if state in WAITING else "running" if state in RUNNING else "killed"
+
+
+def _alive(note: Note) -> bool:
+    try:
+        process = psutil.Process(int(note.job))
+        return abs(process.create_time() - note.process_began) < 1 and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _squeue() -> dict[str, str]:
+    """States of this user's jobs by id (`12`, or `12_3` in an array), those that ended in the last minutes, too."""
+    done = subprocess.run(
+        ["squeue", "--noheader", "--array", "--states=all", "--me", "--format=%i %T"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise UserError(f"SLURM does not answer: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}")
+    return dict(line.split() for line in done.stdout.splitlines() if line.strip())
+
+
+def cancel(name: str, note: Note) -> None:
+    """End a run, after a checkpoint where it trains. Raises UserError where SLURM refuses."""
+    if note.on == "slurm":
+        done = subprocess.run(["scancel", note.job], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise UserError(f"{name}: scancel: {done.stderr.strip()}")
+    elif note.job and _alive(note):
+        os.kill(int(note.job), signal.SIGTERM)
+        psutil.wait_procs([psutil.Process(int(note.job))], timeout=hardware().slurm.grace)
