@@ -25,6 +25,7 @@ from nightshift.core.project import root
 from nightshift.jobs.cluster_run import ENDED, LOG, ClusterRun
 
 WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT")
+LOCAL_MINUTES = 30 * 24 * 60  # there is no limit on this machine, but submitit has one
 RUNNING = ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING")
 
 
@@ -82,7 +83,7 @@ def _parameters(place: Place, names: Sequence[str]) -> dict[str, object]:
     """What submitit's executor is told: hardware.yaml's profile."""
     profile = hardware().slurm
     if place == "local":
-        return {"timeout_min": profile.minutes}
+        return {"timeout_min": LOCAL_MINUTES}
     found = {
         "slurm_job_name": names[0] if len(names) == 1 else names[0].rpartition("-")[0],
         "timeout_min": profile.minutes,

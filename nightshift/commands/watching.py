@@ -1,13 +1,14 @@
 """What every training and every queued run is doing, read from files: nothing here locks, writes to or asks a run."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from nightshift.commands import queue_runs
-from nightshift.commands.notes import read_note
+from nightshift.commands.dvc_private import Task
+from nightshift.commands.notes import all_notes, read_note
 from nightshift.console.errors import UserError
 from nightshift.core.io import read_csv
 from nightshift.core.project import root
@@ -46,7 +47,7 @@ class Watched:
 
 @dataclass(frozen=True)
 class Queued:
-    """A run of DVC's queue: its state as `nightshift queue status` says it, its arms, and what it printed last."""
+    """A run: its state as `nightshift queue status` says it, its arms, and what it printed last."""
 
     name: str
     state: str
@@ -65,21 +66,24 @@ class View:
 
 def view() -> View:
     """As things are now. Raises UserError for a file that is not what a training writes."""
-    now, found = time.time(), list[Watched]()
+    now, found, runs = time.time(), list[Watched](), _runs()
+    states = {run.name: run.state for run in runs}
     for path in (root() / FOLDER).glob(f"train@*/*/{NAME}"):
         try:
-            found.append(_watched(path, now))
+            found.append(_watched(path, now, states))
         except FileNotFoundError:  # a finished one, which was tidied up in this moment
             continue
     shown = [one for one in found if one.state == "running" or now - one.changed < SHOWN_FOR]
-    return View(now, sorted(shown, key=lambda one: (ORDER.index(one.state), -one.changed)), _queue())
+    return View(now, sorted(shown, key=lambda one: (ORDER.index(one.state), -one.changed)), _shown(runs))
 
 
-def _watched(path: Path, now: float) -> Watched:
+def _watched(path: Path, now: float, states: Mapping[str, str]) -> Watched:
     running, curve = Running.read(path), path.with_name(CURVE)
     rows = read_csv(curve) if curve.is_file() else []
     began, changed = path.stat().st_mtime, max(file.stat().st_mtime for file in (path, curve) if file.exists())
     alive = running.alive
+    if alive is None and states.get(running.run, "running") != "running":
+        alive = False  # on another machine, whose job has ended
     state = "elsewhere" if alive is None else "running" if alive else "dead"
     if path.with_name(FINISHED).is_file():
         state = "finished"
@@ -90,12 +94,18 @@ def _watched(path: Path, now: float) -> Watched:
     return Watched(running, state, rows, left, changed)
 
 
-def _queue() -> list[Queued]:
-    """The runs of DVC's queue that wait, run or were killed, and what failed in the last day; none without DVC."""
+def _runs() -> list[Task]:
+    """All runs, none without DVC. Raises UserError where SLURM does not answer."""
     try:
-        runs = queue_runs.runs()
+        return queue_runs.runs()
     except UserError:
+        if any(note.on == "slurm" for note in all_notes().values()):
+            raise
         return []
+
+
+def _shown(runs: Sequence[Task]) -> list[Queued]:
+    """Those that wait, run or were killed, and what failed in the last day."""
     return [
         Queued(run.name, run.state, ", ".join(read_note(run.name).arms), queue_runs.last_line(run))
         for run in runs

@@ -18,7 +18,7 @@ def _distinct(numbers: list[int]) -> list[int]:
 
 
 class Slurm(Section):
-    """What `nightshift queue start --on slurm` asks for; `--on local` takes `minutes`, `clones` and `grace` of it.
+    """What `nightshift queue start --on slurm` asks for; `--on local` takes `clones` and `grace` of it.
 
     Attributes:
         partition, account, gres: as sbatch takes them; empty is the cluster's default.

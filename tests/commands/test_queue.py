@@ -441,7 +441,7 @@ def board(folder: Path) -> str:
 @pytest.mark.slow
 def test_a_run_that_was_killed_goes_on(tmp_path):
     folder, undisturbed = (chain.clone(tmp_path / name) for name in ("nightshift", "undisturbed"))
-    first = start(folder, "-S", "+arms.frozen.epochs=800")
+    first = start(folder, "--restarts", "0", "-S", "+arms.frozen.epochs=800")
     wait(folder, first, "epoch 1")
     trainer = next(p for p in psutil.process_iter(["cmdline", "cwd"]) if _is_trainer(p, folder))
     tree = [p for p in trainer.parents() if any("dvc" in word for word in p.cmdline())]
@@ -453,8 +453,12 @@ def test_a_run_that_was_killed_goes_on(tmp_path):
     assert "Running" not in state_of(folder)
 
     second = start(folder, "-S", "+arms.frozen.epochs=800")
-    wait(folder, second, "done")
+    wait(folder, second, "epoch")
     assert "going on in epoch" in said(folder, "nightshift", "queue", "logs", "-n", "5000")
+    next(p for p in psutil.process_iter(["cmdline", "cwd"]) if _is_trainer(p, folder)).kill()
+    wait(folder, second, "done")  # by the guard
+    assert "going on in epoch" in said(folder, "nightshift", "queue", "logs", "-n", "5000")
+    assert f"{second} was killed and is put back" in (folder / guard.LOG).read_text(encoding="utf-8")
     assert set(state_of(folder)) == {"Success", "Failed"}
     assert shown(folder) == {first: False, second: False}  # neither reached the comparison
     revision = git(folder, "for-each-ref", "--format=%(objectname)", f"refs/exps/*/*/{second}").strip()

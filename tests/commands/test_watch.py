@@ -76,7 +76,7 @@ def test_the_terminal_and_the_page_say_the_same(checkout, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     training("lora", epochs=4, run="run-1")
     training("frozen", epochs=2, process=2**22 + 1)
-    monkeypatch.setattr(watching, "_queue", lambda: [Queued("run-1", "killed", "lora", "<b>epoch 4</b>")])
+    monkeypatch.setattr(watching, "_shown", lambda runs: [Queued("run-1", "killed", "lora", "<b>epoch 4</b>")])
     dispatch(["watch", "--once", "--html"])
     out, text = capsys.readouterr().out, watch.PAGE.read_text()
     for words in ("lora, fold 0, seed 0", "running", "dead", "killed", "run-1", "0.600", "0.400"):
@@ -97,6 +97,15 @@ def test_of_the_queue_what_is_over_is_not_shown_but_for_what_failed_today(checko
     monkeypatch.setattr(queue_runs, "runs", lambda: runs)
     shown = {one.name: one.line for one in watching.view().queue}
     assert [*shown] == ["queued", "running", "killed", "failed"] and shown["failed"] == "out of memory"
+
+
+def test_a_training_on_another_machine_is_dead_when_its_job_is(checkout, monkeypatch):
+    for name in ("runs", "ended"):
+        training(name, epochs=2, host="a node", run=name)
+    states = {"runs": "running", "ended": "killed"}
+    runs = [Task(name, "0" * 40, datetime.now(), state, None, None) for name, state in states.items()]
+    monkeypatch.setattr(queue_runs, "runs", lambda: runs)
+    assert {one.running.arm: one.state for one in watching.view().trainings} == {"runs": "elsewhere", "ended": "dead"}
 
 
 def test_nothing_to_see_is_said(checkout, capsys):

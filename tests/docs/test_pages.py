@@ -32,6 +32,7 @@ NOT_RUN = {
     ("docs/windows.md", "Check it yourself"): "make test",
     ("docs/overnight.md", "Collect"): "needs an edit of code while it runs: tests/commands/test_queue.py",
     ("docs/overnight.md", "With DVC alone"): "the same as the commands above it",
+    ("docs/clusters.md", "Submit"): "a SLURM: tests/commands/test_cluster.py",
 }
 CONSOLE = [block for page in PAGES for block in docs.blocks(page, "console")]
 COMMAND_LINES = sorted({line for block in CONSOLE for line in block.lines})
@@ -180,6 +181,8 @@ def test_the_arms_of_the_docs_are_valid(block: Block, checkout):
 def test_the_hardware_of_the_docs_has_every_key_and_its_default():
     (block,) = docs.blocks("docs/hardware.md", "yaml")
     assert yaml.safe_load(block.text) == Hardware().model_dump()
+    (profile,) = docs.blocks("docs/clusters.md", "yaml")
+    Hardware.model_validate(yaml.safe_load(profile.text))
 
 
 def test_the_metrics_of_the_docs_are_what_compare_writes():

@@ -1,0 +1,126 @@
+"""Runs on a cluster: real SLURM where it is installed, and the same path through submitit's local processes."""
+
+import csv
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+from helpers import chain, slurm
+
+from nightshift.commands import notes
+
+RANKS = ("2", "3", "4", "5")
+EPOCHS = 400  # of LoRA: more than a job of SLURM has time for, less than two have
+needs_slurm = pytest.mark.skipif(not slurm.THERE, reason="no slurmctld, slurmd and sbatch; apt install slurm-wlm")
+
+
+def git(folder: Path, *arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True, text=True).stdout
+
+
+def said(folder: Path, *command: str) -> str:
+    done = chain.run(folder, *command)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def clone(folder: Path, epochs: int) -> Path:
+    """A miniature project whose frozen arm is trained, as is LoRA with rank 1."""
+    folder = chain.clone(folder)
+    chain.edit(folder, "params.yaml", {"arms.lora.rank": 1, "arms.lora.epochs": epochs})
+    (folder / "hardware.yaml").write_text("threads: 1\nslurm: {minutes: 2, grace: 60, cpus: 1}\n", encoding="utf-8")
+    said(folder, "dvc", "repro")
+    git(folder, "-c", "user.name=t", "-c", "user.email=t@example.invalid", "commit", "-q", "-a", "-m", "rank 1")
+    return folder
+
+
+def models(folder: Path, names: list[str]) -> dict[str, str]:
+    """Hash of LoRA's models by rank, from the experiments' locks."""
+    found = {}
+    for name in names:
+        revision = git(folder, "for-each-ref", "--format=%(objectname)", f"refs/exps/*/*/{name}").strip()
+        lock = yaml.safe_load(git(folder, "show", f"{revision}:dvc.lock"))["stages"]["train@lora"]
+        rank = yaml.safe_load(git(folder, "show", f"{revision}:params.yaml"))["arms"]["lora"]["rank"]
+        found[str(rank)] = next(out["md5"] for out in lock["outs"] if out["path"] == "models/lora")
+    return found
+
+
+def until(what, seconds: float = 300):
+    """What `what()` returns as soon as that is true."""
+    end = time.monotonic() + seconds
+    while not (value := what()):
+        assert time.monotonic() < end
+        time.sleep(0.2)
+    return value
+
+
+def trains(folder: Path, name: str) -> bool:
+    log = folder / notes.JOBS / name / "log.txt"
+    return log.is_file() and "lora, seed 0: epoch 3/" in log.read_text(encoding="utf-8").rpartition(f"{name} on ")[2]
+
+
+def tree(process: psutil.Process) -> list[psutil.Process]:
+    return [*process.children(recursive=True), process]
+
+
+@pytest.fixture
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """`local`, or `slurm` with one running."""
+    with slurm.running(tmp_path / "slurm") if request.param == "slurm" else nullcontext():
+        yield request.param
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["local", pytest.param("slurm", marks=needs_slurm)], indirect=True)
+def test_a_sweep_of_four_that_is_killed_requeued_and_out_of_time_ends_as_without(tmp_path, monkeypatch, place):
+    """Bit for bit as in one workspace, the frozen arm trained once, ranked where it was submitted."""
+    folder, clones = clone(tmp_path / "nightshift", epochs=EPOCHS), tmp_path / "clones"
+    clones.mkdir()
+    monkeypatch.setenv("TMPDIR", str(clones))
+    values = f"arms.lora.rank={','.join(RANKS)}"
+    workers = ("--workers", "2") if place == "local" else ()
+    said(folder, "nightshift", "queue", "start", "--sweep", values, "--on", place, *workers)
+    monkeypatch.chdir(folder)
+    first, second, *rest = runs = sorted(notes.all_notes())
+    try:
+        until(lambda: trains(folder, first))
+        if place == "slurm":
+            slurm.said("scancel", notes.read_note(first).job)
+        else:
+            for process in tree(psutil.Process(int(notes.read_note(first).job))):
+                process.kill()
+        until(lambda: trains(folder, second))
+        if place == "slurm":
+            slurm.said("scontrol", "requeue", notes.read_note(second).job)
+        else:  # what submitit sends before a time limit
+            (task,) = psutil.Process(int(notes.read_note(second).job)).children()
+            os.kill(task.pid, signal.SIGUSR2)
+        assert "4 run(s) done" in said(folder, "nightshift", "queue", "wait")
+    finally:
+        for name in runs:
+            chain.run(folder, "nightshift", "queue", "stop", name)
+    logs = {name: (folder / notes.JOBS / name / "log.txt").read_text(encoding="utf-8") for name in runs}
+    assert notes.read_note(first).restarted == 1
+    for name in (first, second):
+        assert "going on in epoch" in logs[name], logs[name]
+    if place == "slurm":  # of two minutes; on this machine there is none
+        assert any("stopping after this step" in logs[name] for name in rest), logs
+    assert not any("Running stage 'train@frozen'" in log for log in logs.values())
+    assert not list(clones.iterdir())
+
+    assert "ranked" in said(folder, "nightshift", "leaderboard")
+    with (folder / "reports/leaderboard/leaderboard.csv").open(encoding="utf-8", newline="") as handle:
+        ranks = {row["arms.lora.rank"]: row["rank"] for row in csv.DictReader(handle)}
+    assert ranks.keys() >= set(RANKS) and all(ranks.values())
+
+    other = clone(tmp_path / "other", epochs=EPOCHS)
+    for rank in RANKS:
+        said(other, "dvc", "exp", "run", "-n", f"rank-{rank}", "-S", f"arms.lora.rank={rank}")
+    assert models(folder, runs) == models(other, [f"rank-{rank}" for rank in RANKS])
