@@ -78,10 +78,8 @@ def workers() -> list[psutil.Process]:
     """Of this user's DVC queue here, and what they started."""
     found = []
     for process in psutil.process_iter(["cmdline", "cwd"]):
-        if (
-            "queue-worker" in (process.info["cmdline"] or [])
-            and Path.cwd() in Path(process.info["cwd"] or "/x/x").parents
-        ):
+        place = Path(process.info["cwd"] or "/")
+        if "queue-worker" in (process.info["cmdline"] or []) and Path.cwd() in (place, *place.parents):
             found += [*process.children(recursive=True), process]
     return found
 
