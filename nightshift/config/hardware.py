@@ -9,6 +9,10 @@ from nightshift.config.params import read_as
 from nightshift.config.presets import Positive, Section
 from nightshift.core.project import root
 
+Tracker = Literal[
+    "all", "aim", "tensorboard", "wandb", "trackio", "comet_ml", "mlflow", "clearml", "dvclive", "swanlab"
+]  # accelerate's names; importing them would import torch
+
 
 def _distinct(numbers: list[int]) -> list[int]:
     """The same numbers. Raises ValueError where one is given twice."""
@@ -54,6 +58,7 @@ class Hardware(Section):
         processes: that share one run on this machine; see nightshift/jobs/launch.py.
         compile: training and encoding run blocks of the encoder that torch.compile has made.
         checkpoint_minutes: time between two checkpoints within an epoch.
+        trackers: that show the trainings, see nightshift/jobs/trackers.py; `all` is those that are installed.
         slurm: see `Slurm`.
     """
 
@@ -66,6 +71,7 @@ class Hardware(Section):
     processes: Positive = 1
     compile: bool = False
     checkpoint_minutes: Annotated[float, Field(ge=0, strict=False)] = 10
+    trackers: list[Tracker] = Field(default=[])
     slurm: Slurm = Field(default_factory=Slurm)
 
 

@@ -123,14 +123,14 @@ def _merged(old: Any, new: Any) -> Any:
 
 def _hint(name: str, values: dict[str, Any], *, sections: bool = False) -> str:
     """The names in `values` that end like this one, such as `arms.lora.rank` for `rank`; else the nearest ones."""
-    names = [key for key, value in _dotted(values) if isinstance(value, dict) or not sections]
+    names = [key for key, value in dotted(values) if isinstance(value, dict) or not sections]
     same = [key for key in names if key.endswith(f".{name}")]
     return f"did you mean '{same[0]}'?" if same else nearest(name, names if sections else values)
 
 
-def _dotted(values: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+def dotted(values: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
     """All keys in `values` and in the mappings in it, with the names of those above, and their values."""
     for name, value in values.items():
         yield f"{above}{name}", value
         if isinstance(value, dict):
-            yield from _dotted(value, f"{above}{name}.")
+            yield from dotted(value, f"{above}{name}.")

@@ -27,6 +27,7 @@ from nightshift.engine import checkpoints, distributed
 from nightshift.engine.device import compiles, device
 from nightshift.jobs import resources, running
 from nightshift.jobs.running import CURVE, CURVES
+from nightshift.jobs.trackers import tracked
 from nightshift.model import card
 from nightshift.model.kinds import kind_of, prefix_of
 from nightshift.training.trainer import train_model
@@ -190,17 +191,22 @@ class Trainings:
         if distributed.rank() == 0:
             running.note(folder, settings, training.fold, str(device()))
 
-        def report(curves: list[dict[str, float]]) -> None:
-            write_csv(folder / CURVE, CURVES, [{"fold": training.fold, **row} for row in curves])
-            self._write_curves(self.all)
-
         label = ", ".join(
             [settings.name]
             + [f"fold {training.fold}"] * (len(self.folds) > 1)
             + [f"seed {training.seed}"]
             + [f"learning rate {rate:g}"] * (len(self.settings.rates) > 1)
         )
-        model, trained = train_model(settings, parts, folder, label, report)
+        with tracked(label, folder.name, settings.model_dump(mode="json")) as track:
+
+            def report(curves: list[dict[str, float]]) -> None:
+                write_csv(folder / CURVE, CURVES, [{"fold": training.fold, **row} for row in curves])
+                self._write_curves(self.all)
+                track(curves)
+
+            model, trained = train_model(settings, parts, folder, label, report)
+            if distributed.rank() == 0:
+                report(trained.curves)
         result = Result(
             learning_rate=rate,
             epoch=trained.epoch,
@@ -214,7 +220,6 @@ class Trainings:
             seconds_of_epochs=round(trained.seconds, 3),
         )
         if distributed.rank() == 0:
-            report(trained.curves)
             with replacing(folder / MODEL) as out:
                 out.mkdir()
                 kind_of(settings).save(model.cpu(), out)

@@ -31,6 +31,9 @@ def test_it_is_optional_and_of_the_main_checkout(checkout, monkeypatch, tmp_path
         ("devise: cpu", "unknown key 'devise'; did you mean 'device'?"),
         ("device: gpu", "device: Input should be 'auto', 'cpu' or 'cuda', got 'gpu'"),
         ("busy: never", "busy: Input should be 'wait' or 'refuse', got 'never'"),
+        ("trackers: tensorboard", "trackers: expected a list, got 'tensorboard'"),
+        ("trackers: [tensorbord]", "trackers: Input should be 'all', 'aim', 'tensorboard', 'wandb', 'trackio', "
+         "'comet_ml', 'mlflow', 'clearml', 'dvclive' or 'swanlab', got 'tensorbord'"),
         ("threads: 0", "threads: Input should be greater than or equal to 1, got 0"),
         *((f"devices: {value}", "devices: expected auto, or a list of different numbers from 0, as [0, 1]")
           for value in ("[0, 0]", "[]", "[-1]", "[true]", "0", "all")),
