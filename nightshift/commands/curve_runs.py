@@ -69,8 +69,8 @@ class Curve:
             patients = self._patients(revision, finished=True) if self._is_whole(lock) else None
             if patients is None or (patients in found and found[patients].state == "done"):
                 continue
-            data = data or _files(lock, "deps").get(INVENTORY)
-            if _files(lock, "deps").get(INVENTORY) == data:  # as the newest of them had it
+            data = data or dvc_adapter.files_of(lock, "deps").get(INVENTORY)
+            if dvc_adapter.files_of(lock, "deps").get(INVENTORY) == data:  # as the newest of them had it
                 found[patients] = Run(name, revision, patients, "done")
         return found
 
@@ -105,7 +105,7 @@ class Curve:
 
         `patients` is the number that the arms were trained on; where folds have different ones, their mean.
         """
-        outs = _files(dvc_adapter.locked(dvc_adapter.file_at(run.revision, "dvc.lock")), "outs")
+        outs = dvc_adapter.files_of(dvc_adapter.locked(dvc_adapter.file_at(run.revision, "dvc.lock")), "outs")
         tables = []
         for arm in self.settings.arms:
             path = dvc_adapter.cached(self._cache, outs[_cases_of(arm)])
@@ -132,16 +132,11 @@ class Curve:
 
     def _is_whole(self, lock: dict[str, Any]) -> bool:
         """Whether every stage ran after those that it depends on, and the cache has the results of all arms."""
-        made = _files(lock, "outs")
-        mixed = any(made.get(path, md5) != md5 for path, md5 in _files(lock, "deps").items())
+        made = dvc_adapter.files_of(lock, "outs")
+        mixed = any(made.get(path, md5) != md5 for path, md5 in dvc_adapter.files_of(lock, "deps").items())
         results = [dvc_adapter.cached(self._cache, made.get(_cases_of(arm), "")) for arm in self.settings.arms]
         return not mixed and all(path.is_file() for path in results) and bool(self._cards(made))
 
 
 def _cases_of(arm: str) -> str:
     return f"reports/evaluation/{arm}/cases.csv"
-
-
-def _files(lock: dict[str, Any], kind: str) -> dict[str, str]:
-    """Hashes by path of all `deps` or `outs` in a dvc.lock."""
-    return {file["path"]: file.get("md5", "") for stage in lock.values() for file in stage.get(kind, [])}

@@ -98,6 +98,11 @@ def locked(text: str | None) -> dict[str, Any]:
     return stages if isinstance(stages, dict) else {}
 
 
+def files_of(lock: dict[str, Any], kind: Literal["deps", "outs"]) -> dict[str, str]:
+    """Hashes by path of all `deps` or `outs` in the stages that `locked` gives."""
+    return {file["path"]: file.get("md5", "") for stage in lock.values() for file in stage.get(kind, [])}
+
+
 def cache_folder() -> Path:
     """Where DVC keeps files by their hash. Raises UserError outside of a DVC repository."""
     return Path(dvc("cache", "dir").strip()) / "files" / "md5"

@@ -94,6 +94,7 @@ class Experiment:
         metrics: None without a result, and `state` says why.
         seconds: by arm, encoding to evaluation, None where not on record here.
         rank: from 1; None with `why` not.
+        lock: the text of dvc.lock, where there is a result.
     """
 
     names: list[str]
@@ -106,6 +107,7 @@ class Experiment:
     seconds: dict[str, float | None] = field(default_factory=dict)
     rank: int | None = None
     why: str = ""
+    lock: str = ""
 
     @property
     def revision(self) -> str:
@@ -169,7 +171,7 @@ def collect(states: Sequence[State], repository: Repository) -> list[Experiment]
             found[lock].names += new.names
             found[lock].revisions.append(rev)
         elif state == "done":
-            new.settings = _settings(locked)
+            new.lock, new.settings = lock, _settings(locked)
             new.hashes = {path: data.deps[path].hash for path in (INVENTORY, *PREPARED, *CODE) if path in data.deps}
             arms = new.metrics.arms if new.metrics else {}
             new.seconds = {arm: _seconds(arm, data, repository) for arm in arms}

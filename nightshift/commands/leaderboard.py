@@ -9,20 +9,22 @@ from pathlib import Path
 from nightshift.console.errors import UserError
 
 HELP = "every experiment in one table, the best one first"
-EXAMPLE = "nightshift leaderboard"
+EXAMPLE = """nightshift leaderboard
+nightshift leaderboard --mlflow sqlite:///reports/mlflow.db"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `nightshift leaderboard`."""
     parser.add_argument("-o", type=Path, default=Path("reports/leaderboard"), metavar="FOLDER", help="where to write")
     parser.add_argument("--history", action="store_true", help="also every commit that has a result")
+    parser.add_argument("--mlflow", metavar="URI", help="also make a run of MLflow of each that has none there")
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Write leaderboard.html and leaderboard.csv. Raises UserError where there is nothing to show."""
+    """Write leaderboard.html and leaderboard.csv. Raises UserError: nothing to show, or as `export` does."""
     import pandas as pd
 
-    from nightshift.commands import experiments
+    from nightshift.commands import experiments, mlflow_export
     from nightshift.commands.experiments_table import arms_of, differing, table
     from nightshift.core.io import write_text
     from nightshift.core.tables import write_table
@@ -45,6 +47,8 @@ def main(arguments: argparse.Namespace) -> None:
     }
     write_text(page, render("leaderboard.html.j2", values))
     print(f"{sum(one.rank is not None for one in found)} of {len(found)} ranked: {page.as_posix()}")
+    if arguments.mlflow:
+        mlflow_export.export(found, arguments.mlflow)
 
 
 def _is_arm(key: str) -> bool:

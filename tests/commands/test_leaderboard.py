@@ -3,10 +3,12 @@
 import csv
 import json
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from helpers import chain
 from helpers.leaderboard import Repository, metrics, written
+from mlflow import MlflowClient
 
 from nightshift.commands import experiments, experiments_table
 from nightshift.commands.experiments import Experiment
@@ -212,6 +214,29 @@ def test_outside_of_a_repository_is_one_line(tmp_path, monkeypatch):
         experiments.load()
 
 
+def exported(folder):
+    """Twice, into a real MLflow: one run per experiment with its curves and its report."""
+    store = f"sqlite:///{(folder / '../mlflow.db').resolve().as_posix()}"
+    for last in (f"2 of 2 experiments exported to {store}", f"0 of 2 experiments exported to {store}"):
+        done = chain.run(folder, "nightshift", "leaderboard", "--mlflow", store)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines()[-1] == f"{last}, the others were there" and "left out" not in done.stdout
+    client = MlflowClient(store)
+    runs = client.search_runs([client.get_experiment_by_name("nightshift").experiment_id])
+    by_name = {run.info.run_name: run for run in runs}
+    assert len(runs) == 2 and by_name.keys() == {"rank-2", "rank-3, workspace"}
+    run = by_name["rank-3, workspace"]
+    metrics = json.loads((folder / "reports/comparison/metrics.json").read_text(encoding="utf-8"))
+    assert run.data.metrics["lora/delta"] == metrics["against"]["lora"]["delta"]
+    assert run.data.params["arms.lora.rank"] == "3"
+    with (folder / "reports/curves/lora.csv").open(encoding="utf-8", newline="") as handle:
+        expected = [(int(row["epoch"]), float(row["val_dice"])) for row in csv.DictReader(handle)]
+    history = client.get_metric_history(run.info.run_id, "lora/fold-0/seed-0/val_dice")
+    assert len(expected) == 2 and [(one.step, one.value) for one in history] == expected
+    report = Path(client.download_artifacts(run.info.run_id, "report.html", str(folder.parent)))
+    assert report.read_bytes() == (folder / "reports/comparison/report.html").read_bytes()
+
+
 @pytest.mark.slow
 def test_experiments_of_a_real_clone(tmp_path):
     folder = chain.clone(tmp_path / "clone")
@@ -241,6 +266,7 @@ def test_experiments_of_a_real_clone(tmp_path):
         assert rows[name]["rank"] and float(rows[name]["frozen.seconds"]) > 0 and float(rows[name]["lora.seconds"]) > 0
     metrics = json.loads((folder / "reports/comparison/metrics.json").read_text(encoding="utf-8"))
     assert float(rows["rank-3, workspace"]["delta"]) == metrics["against"]["lora"]["delta"]
+    exported(folder)
     # A run that did not reach compare has no result in DVC's own table either.
     states = json.loads(chain.run(folder, "dvc", "exp", "show", "--json").stdout)
     shown = {group["name"]: group["revs"][0]["data"]["metrics"] for group in states[1]["experiments"]}

@@ -51,7 +51,9 @@ class Repository:
         params = {"use": {"data": "synthetic"}, "arms": sections | {a: {"kind": "lora", "rank": 1} for a in arms or {}}}
         locked = json.loads(json.dumps(params))
         locked["arms"]["lora"]["rank"] = locked_rank or rank
+        outs = {"reports/comparison/report.html": "report"} | {f"reports/curves/{a}.csv": f"curve-{a}" for a in names}
         lock = {"compare": {"params": {"params.yaml": locked}, "of": [hashes, deltas]}}
+        lock["compare"]["outs"] = [{"path": path, "md5": md5} for path, md5 in outs.items()]
         self.files[rev, "dvc.lock"] = yaml.safe_dump({"stages": lock})
         self.files[rev, experiments.METRICS] = json.dumps(metrics(deltas, reference))
         about = {"machine": {"gpu": "none"}, "revision": "a"}
@@ -108,10 +110,12 @@ def metrics(deltas: dict[str, float], reference: str) -> dict[str, Any]:
     } | rest
 
 
-def written(repository: Repository, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, list[dict[str, str]]]:
+def written(
+    repository: Repository, folder: Path, monkeypatch: pytest.MonkeyPatch, *more: str
+) -> tuple[str, list[dict[str, str]]]:
     monkeypatch.setattr(experiments, "load", lambda history: list(repository.rows().values()))
     parser = argparse.ArgumentParser()
     leaderboard.add_arguments(parser)
-    leaderboard.main(parser.parse_args(["-o", str(folder)]))
+    leaderboard.main(parser.parse_args(["-o", str(folder), *more]))
     with (folder / "leaderboard.csv").open(encoding="utf-8", newline="") as handle:
         return (folder / "leaderboard.html").read_text(encoding="utf-8"), list(csv.DictReader(handle))
