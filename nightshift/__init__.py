@@ -10,3 +10,5 @@ import os
 # and LoRA beside it, then take twice the time of one instead of ten times; one alone takes the same, and results do
 # not change.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# MONAI imports MLflow wherever it is installed, and MLflow would report to its makers that it is used.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

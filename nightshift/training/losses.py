@@ -3,7 +3,6 @@
 import math
 
 import torch.nn.functional as F
-from monai.losses.cldice import SoftclDiceLoss
 from torch import Tensor
 
 WIDEST = 1 / 32  # of the square's side: the left main artery, 5 mm in a field of 15 cm
@@ -24,6 +23,8 @@ def loss_of(logits: Tensor, target: Tensor, cldice: float = 0.0) -> Tensor:
     entropy = F.binary_cross_entropy_with_logits(logits, target)
     if not cldice:
         return entropy + dice
+    from monai.losses.cldice import SoftclDiceLoss  # seconds, for those who ask
+
     thinned = math.ceil(logits.shape[-1] * WIDEST / 2)  # times a pixel is taken from both sides of a vessel
     of_centrelines: Tensor = SoftclDiceLoss(iter_=thinned)(probability, target)
     return entropy + (1 - cldice) * dice + cldice * of_centrelines

@@ -1,6 +1,8 @@
 """The loss by hand and against MONAI's, and the moving average of the parameters."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -10,6 +12,13 @@ from monai.losses import DiceLoss, SoftclDiceLoss
 from nightshift.training import validation
 from nightshift.training.average import Average
 from nightshift.training.losses import loss_of
+
+
+def test_a_training_without_it_does_not_import_monai():
+    """It takes seconds, and each training is a process."""
+    code = "import sys, nightshift.training.arm, nightshift.arms.lora; print('monai' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+
 
 ENTROPY = torch.nn.BCEWithLogitsLoss()
 
