@@ -6,7 +6,6 @@ asked of SLURM, or of the process; whether it came to an end is in a file that i
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -40,23 +39,30 @@ def check(place: Place) -> None:
 
 
 def submit(runs: Mapping[str, Note]) -> None:
-    """Submit runs, several at once as an array, and write their notes with the jobs' ids. Raises UserError."""
+    """Submit runs with their helpers, several jobs as an array, and note the jobs' ids. Raises UserError.
+
+    A run that is put back needs no new helpers: its old ones are still there.
+    """
     import submitit
 
     place = next(iter(runs.values())).on
     executor = submitit.AutoExecutor(folder=(root() / JOBS / "submitit").absolute(), cluster=place, **_limits(place))
     executor.update_parameters(**_parameters(place, list(runs)))
+    places = {name: range(1 if note.restarted else note.share) for name, note in runs.items()}
+    asked = [_job(name, runs[name], helper) for name, helpers in places.items() for helper in helpers]
     try:
-        jobs = executor.submit_array([_job(name, note) for name, note in runs.items()]) if len(runs) > 1 else []
-        jobs = jobs or [executor.submit(_job(name, note)) for name, note in runs.items()]
+        jobs = executor.submit_array(asked) if len(asked) > 1 else [executor.submit(asked[0])]
     except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
         raise UserError(f"sbatch: {str(error).strip().splitlines()[-1]}") from None
-    for (name, note), job in zip(runs.items(), jobs, strict=True):
-        began = psutil.Process(int(job.job_id)).create_time() if place == "local" else 0.0
-        note.model_copy(update={"job": job.job_id, "process_began": began}).write(note_path(name))
+    ids = iter(job.job_id for job in jobs)
+    for name, note in runs.items():
+        first, *helpers = [next(ids) for _ in places[name]]
+        began = psutil.Process(int(first)).create_time() if place == "local" else 0.0
+        update = {"job": first, "process_began": began, "helpers": [*note.helpers, *helpers]}
+        note.model_copy(update=update).write(note_path(name))
 
 
-def _job(name: str, note: Note) -> ClusterRun:
+def _job(name: str, note: Note, helper: int) -> ClusterRun:
     profile, folder = hardware().slurm, (root() / JOBS / name).absolute()
     (folder / ENDED).unlink(missing_ok=True)
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -64,7 +70,8 @@ def _job(name: str, note: Note) -> ClusterRun:
         name=name,
         project=root().absolute(),
         ref=f"{SNAPSHOTS}/{name}",
-        targets=note.targets,
+        targets=[f"train@{arm}" for arm in note.arms] if helper else note.targets,
+        helper=helper,
         folder=folder,
         cache=dvc_adapter.cache_folder().parents[1],
         clones=Path(profile.clones) if profile.clones else None,
@@ -153,11 +160,13 @@ def _squeue() -> dict[str, str]:
 
 
 def cancel(name: str, note: Note) -> None:
-    """End a run, after a checkpoint where it trains. Raises UserError where SLURM refuses."""
+    """End a run and its helpers, after a checkpoint where they train. Raises UserError where SLURM refuses."""
     if note.on == "slurm":
-        done = subprocess.run(["scancel", note.job], capture_output=True, text=True, check=False)
+        done = subprocess.run(["scancel", note.job, *note.helpers], capture_output=True, text=True, check=False)
         if done.returncode:
             raise UserError(f"{name}: scancel: {done.stderr.strip()}")
     elif note.job and _alive(note):
-        os.kill(int(note.job), signal.SIGTERM)
-        psutil.wait_procs([psutil.Process(int(note.job))], timeout=hardware().slurm.grace)
+        processes = [psutil.Process(int(job)) for job in (note.job, *note.helpers) if psutil.pid_exists(int(job))]
+        for process in processes:
+            process.terminate()
+        psutil.wait_procs(processes, timeout=hardware().slurm.grace)

@@ -34,9 +34,11 @@ class Note(Record):
         workers: of DVC's queue, or runs of `--on local` at a time.
         notify: a command for its end; empty for none.
         on: the cluster; empty is DVC's queue.
+        share: how many jobs of a cluster share its folds and seeds.
         targets, revision: of `dvc repro`; the commit of the queued state.
         created: seconds since 1970.
-        job, process_began: the cluster's id; of a local process when it began, as ids are given again.
+        job, helpers, process_began: the cluster's ids of the job that makes the result, and of those that help it; of a
+            local process when it began, as ids are given again.
     """
 
     arms: list[str] = Field(default_factory=list)
@@ -47,10 +49,12 @@ class Note(Record):
     workers: int = 1
     notify: str = ""
     on: Place = ""
+    share: int = 1
     targets: list[str] = Field(default_factory=list)
     revision: str = ""
     created: float = Field(default_factory=time.time)
     job: str = ""
+    helpers: list[str] = Field(default_factory=list)
     process_began: float = 0.0
 
 

@@ -47,6 +47,9 @@ def _add_start(start: argparse.ArgumentParser) -> None:
         help="a run for each value, of all arms and their comparison; several keys: each with each",
     )
     start.add_argument("--on", choices=("slurm", "local"), default="", help="jobs of SLURM, or the same path here")
+    start.add_argument(
+        "--share", type=int, default=1, metavar="N", help="with --on: jobs that share a run's folds and seeds (1)"
+    )
     start.add_argument("--workers", type=int, default=1, metavar="N", help="runs at a time on this machine (1)")
     start.add_argument(
         "--restarts", type=int, default=3, metavar="N", help="how often a run that was killed is put back (3)"
@@ -60,11 +63,11 @@ def main(arguments: argparse.Namespace) -> None:
     from nightshift.commands.notes import Note
 
     if arguments.action == "start":
-        if arguments.workers < 1 or arguments.restarts < 0:
-            raise UserError(
-                f"--workers {arguments.workers} --restarts {arguments.restarts}: at least 1, and at least 0"
-            )
-        options = {key: getattr(arguments, key) for key in ("on", "workers", "restarts", "notify")}
+        if min(arguments.workers, arguments.share) < 1 or arguments.restarts < 0:
+            raise UserError("--workers and --share take a number from 1, --restarts one from 0")
+        if arguments.share > 1 and not arguments.on:
+            raise UserError("--share goes with --on slurm or --on local; here --workers does the same for folds")
+        options = {key: getattr(arguments, key) for key in ("on", "share", "workers", "restarts", "notify")}
         queue_actions.start(arguments.arms, arguments.changes, arguments.sweep, Note(**options))
     elif arguments.action == "status":
         queue_actions.status()

@@ -5,8 +5,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
-from tqdm import tqdm
-
 T = TypeVar("T")
 
 
@@ -26,6 +24,8 @@ def bar(label: str, unit: str, total: int | None = None) -> Progress:
     """
 
     def wrap(items: Iterable[T], /) -> Iterable[T]:
+        from tqdm import tqdm  # here and below: the two stages that always run start without it
+
         wrapped: Iterable[T] = tqdm(items, desc=label, unit=unit, total=total, dynamic_ncols=True, disable=None)
         return wrapped
 
@@ -43,6 +43,8 @@ def steps_bar(label: str, total: int, done: int = 0) -> Iterator[Callable[[int],
         total: steps of the whole run.
         done: steps that an earlier process took.
     """
+    from tqdm import tqdm
+
     hidden = None if os.environ.get("RANK", "0") == "0" else True
     with tqdm(total=total, initial=done, desc=label, unit="step", dynamic_ncols=True, disable=hidden) as steps:
         yield steps.update
@@ -50,6 +52,8 @@ def steps_bar(label: str, total: int, done: int = 0) -> Iterator[Callable[[int],
 
 def say(line: str) -> None:
     """Print a line above any progress bar that is shown."""
+    from tqdm import tqdm
+
     tqdm.write(line)
 
 

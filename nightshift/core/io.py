@@ -18,8 +18,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from nightshift.console.errors import UserError
 
 
@@ -33,7 +31,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     for stale in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):  # left by a process that was killed
-        if stale == temporary or not psutil.pid_exists(int(stale.suffixes[-2][1:])):
+        if stale == temporary or not _runs(int(stale.suffixes[-2][1:])):
             remove(stale)
     try:
         yield temporary
@@ -42,6 +40,12 @@ def replacing(path: Path | str) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         remove(temporary)
+
+
+def _runs(process: int) -> bool:
+    import psutil  # only where something was killed
+
+    return psutil.pid_exists(process)
 
 
 def remove(path: Path) -> None:

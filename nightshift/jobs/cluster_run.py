@@ -41,6 +41,8 @@ class ClusterRun:
         ref: of the commit that DVC made of the workspace when the run was queued; its first parent is what it is based
             on.
         targets: of `dvc repro`.
+        helper: 0 for the job that makes the result; the others, from 1, take trainings off it (folds and seeds that no
+            other process does, see training/arm.py) and end.
         folder: of the run's log, and of ENDED, which is only written where the run came to an end of its own.
         cache: the main checkout's DVC cache.
         clones: folder for clones on the node; None is the system's temporary one.
@@ -54,6 +56,7 @@ class ClusterRun:
     targets: Sequence[str]
     folder: Path
     cache: Path
+    helper: int = 0
     clones: Path | None = None
     environment: Mapping[str, str | None] = field(default_factory=dict)
     grace: float = 60
@@ -66,13 +69,13 @@ class ClusterRun:
         self.folder.mkdir(parents=True, exist_ok=True)
         clone = self._clone_folder()
         try:
-            with (self.folder / LOG).open("ab") as log:
+            with (self.folder / (f"helper-{self.helper}.txt" if self.helper else LOG)).open("ab") as log:
                 log.write(f"{self.name} on {platform.node()}, {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
                 log.flush()
                 status = self._commands(clone, log)
         finally:
             shutil.rmtree(clone, ignore_errors=True)
-        if not self.asked_to_end:
+        if not (self.asked_to_end or self.helper):
             write_json(self.folder / ENDED, {"status": status})
 
     def checkpoint(self, *arguments: Any, **options: Any) -> "DelayedSubmission":
@@ -99,23 +102,26 @@ class ClusterRun:
     def _commands(self, clone: Path, log: IO[bytes]) -> int:
         """Clone, repro, save, push; the status of the first that fails, or 0."""
         for command in (["git", "clone", "-q", "--no-checkout", str(self.project), str(clone)], *self._in_clone()):
-            inside = clone if command[1] != "clone" else self.folder
-            if self.asked_to_end or (status := self._run(command, inside, log)):
-                return status if not self.asked_to_end else 1
+            status = self._run(command, clone if clone.exists() else self.folder, log)
+            if status or self.asked_to_end:
+                return status
         return 0
 
     def _in_clone(self) -> list[list[str]]:
         dvc = [sys.executable, "-m", "dvc"]
-        return [
+        commands = [
             ["git", "fetch", "-q", "origin", self.ref],
             ["git", "checkout", "-q", "--detach", "FETCH_HEAD^1"],
             ["git", "read-tree", "--reset", "-u", "FETCH_HEAD"],
             ["git", "rm", "-q", "--cached", "--ignore-unmatch", ".dvc/tmp/repro.dat"],  # DVC's own note of arguments
             [*dvc, "remote", "add", "-q", "--local", "-d", REMOTE, str(self.cache)],
             [*dvc, "repro", "--pull", "--allow-missing", *self.targets],
+        ]
+        save = [
             [*dvc, "exp", "save", "-q", "-f", "-n", self.name, *self.targets],
             [*dvc, "exp", "push", "-q", "-f", "-r", REMOTE, "--run-cache", "origin", self.name],
         ]
+        return commands if self.helper else commands + save
 
     def _run(self, command: Sequence[str], folder: Path, log: IO[bytes]) -> int:
         path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
@@ -136,13 +142,13 @@ class ClusterRun:
         return self.process.returncode
 
     def _clone_folder(self) -> Path:
-        """A new folder on the node; those of attempts that were killed here are removed."""
-        place = hashlib.sha256(str(self.project).encode()).hexdigest()[:8]
-        clones = self.clones or Path(tempfile.gettempdir())
-        for old in clones.glob(f"nightshift-{self.name}-{place}-*"):
+        """A new folder on the node; those of attempts that were killed on this node are removed."""
+        place = hashlib.sha256(f"{platform.node()} {self.project}".encode()).hexdigest()[:8]
+        clones, name = self.clones or Path(tempfile.gettempdir()), f"nightshift-{self.name}-{place}"
+        for old in clones.glob(f"{name}-*"):
             if not psutil.pid_exists(int(old.name.rpartition("-")[2])):
                 shutil.rmtree(old, ignore_errors=True)
-        return clones / f"nightshift-{self.name}-{place}-{os.getpid()}"
+        return clones / f"{name}-{os.getpid()}"
 
 
 def _ignore_signals() -> None:

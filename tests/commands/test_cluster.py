@@ -52,6 +52,11 @@ def models(folder: Path, names: list[str]) -> dict[str, str]:
     return found
 
 
+def notes_of(folder: Path) -> list[str]:
+    """Names of the runs that were queued there."""
+    return sorted(path.stem for path in (folder / notes.NOTES).glob("*.json"))
+
+
 def until(what, seconds: float = 300):
     """What `what()` returns as soon as that is true."""
     end = time.monotonic() + seconds
@@ -88,7 +93,7 @@ def test_a_sweep_of_four_that_is_killed_requeued_and_out_of_time_ends_as_without
     workers = ("--workers", "2") if place == "local" else ()
     said(folder, "nightshift", "queue", "start", "--sweep", values, "--on", place, *workers)
     monkeypatch.chdir(folder)
-    first, second, *rest = runs = sorted(notes.all_notes())
+    first, second, *rest = runs = notes_of(folder)
     try:
         until(lambda: trains(folder, first))
         if place == "slurm":
@@ -124,3 +129,19 @@ def test_a_sweep_of_four_that_is_killed_requeued_and_out_of_time_ends_as_without
     for rank in RANKS:
         said(other, "dvc", "exp", "run", "-n", f"rank-{rank}", "-S", f"arms.lora.rank={rank}")
     assert models(folder, runs) == models(other, [f"rank-{rank}" for rank in RANKS])
+
+
+@pytest.mark.slow
+def test_two_jobs_share_the_folds_of_a_run(tmp_path):
+    """Each fold is trained by one of them, and the result is the first one's."""
+    folder = chain.clone(tmp_path / "nightshift")
+    (folder / "hardware.yaml").write_text("threads: 1\n", encoding="utf-8")
+    changes = [word for change in ("prepare.folds=5", "arms.lora.epochs=30") for word in ("-S", f"++{change}")]
+    said(folder, "nightshift", "queue", "start", "lora", *changes, "--on", "local", "--share", "2")
+    assert "1 run(s) done" in said(folder, "nightshift", "queue", "wait")
+    (name,) = notes_of(folder)
+    place = folder / notes.JOBS / name
+    logs = [(place / file).read_text(encoding="utf-8") for file in ("log.txt", "helper-1.txt")]
+    done = [[line.split(",")[1] for line in log.splitlines() if "epoch 30/30" in line] for log in logs]
+    assert sorted(done[0] + done[1]) == [f" fold {fold}" for fold in range(5)] and all(done)
+    assert models(folder, [name])["2"]

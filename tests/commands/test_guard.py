@@ -238,6 +238,7 @@ def test_the_values_of_a_sweep():
     ("words", "message"),
     [
         (["--workers", "0"], "--workers"),
+        (["--share", "2"], "goes with --on slurm"),
         (["--on", "slurm"], "there is no sbatch"),
         (["--sweep", "arms.lora.rnk=1,2"], "did you mean 'rank'"),
     ],
