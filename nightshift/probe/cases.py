@@ -18,8 +18,6 @@ from nightshift.backbone.rope import first_failure, make_real, set_grid
 from nightshift.backbone.rope_error import Failure, failure_of, patch_of
 from nightshift.console.errors import is_out_of_memory
 from nightshift.console.progress import say
-from nightshift.engine.device import device
-from nightshift.jobs import gpu_lock
 from nightshift.probe.ddp import SMALL, ddp_over_gloo
 from nightshift.probe.names import ADAPTERS, PLAIN
 from nightshift.probe.rope_check import first_wrong
@@ -231,6 +229,9 @@ def _ddp(errors: Mapping[str, str]) -> list[ProbeCase]:
 def _on_gpus() -> list[ProbeCase]:
     """The real `replicate` on one GPU and on all of them, forward and backward; no case where none is free."""
     cases: list[ProbeCase] = []
+    from nightshift.engine.device import device  # `nightshift probe` works without pydantic, which these want
+    from nightshift.jobs import gpu_lock
+
     for count in dict.fromkeys((1, len(gpu_lock.device_numbers(1))) if device().type == "cuda" else ()):
         with gpu_lock.if_free("probe", count) as (numbers, busy):
             if busy:
