@@ -8,7 +8,9 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -16,7 +18,7 @@ import psutil
 
 from nightshift.commands import dvc_adapter
 from nightshift.commands.dvc_private import SNAPSHOTS, State, Task
-from nightshift.commands.notes import JOBS, Note, Place, all_notes, note_path
+from nightshift.commands.notes import JOBS, Note, Place, all_notes, update
 from nightshift.config.hardware import hardware
 from nightshift.console.errors import UserError
 from nightshift.core.io import read_json
@@ -24,8 +26,10 @@ from nightshift.core.project import root
 from nightshift.jobs.cluster_run import ENDED, LOG, ClusterRun
 
 WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT")
+SUBMITTED = 600  # seconds after which a run without a job was never submitted
 LOCAL_MINUTES = 30 * 24 * 60  # there is no limit on this machine, but submitit has one
-RUNNING = ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING")
+# Of a completed one the file that says so may not be seen yet; it is listed for five minutes.
+RUNNING = ("RUNNING", "COMPLETED", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING")
 
 
 def check(place: Place) -> None:
@@ -54,12 +58,33 @@ def submit(runs: Mapping[str, Note]) -> None:
         jobs = executor.submit_array(asked) if len(asked) > 1 else [executor.submit(asked[0])]
     except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
         raise UserError(f"sbatch: {str(error).strip().splitlines()[-1]}") from None
-    ids = iter(job.job_id for job in jobs)
+    ids = iter(_id(place, job.job_id) for job in jobs)
     for name, note in runs.items():
         first, *helpers = [next(ids) for _ in places[name]]
-        began = psutil.Process(int(first)).create_time() if place == "local" else 0.0
-        update = {"job": first, "process_began": began, "helpers": [*note.helpers, *helpers]}
-        note.model_copy(update=update).write(note_path(name))
+        changes = {"job": first, "helpers": [*note.helpers, *helpers], "restarted": note.restarted, "killed": False}
+        if (now := update(name, **changes)).stopped:  # in the meantime
+            cancel(name, now)
+
+
+def _id(place: Place, job: str) -> str:
+    """Of a job, as a note has it; a local one that has ended already never began."""
+    if place == "slurm":
+        return job
+    try:
+        return f"{job}:{psutil.Process(int(job)).create_time()}"
+    except psutil.NoSuchProcess:
+        return f"{job}:0"
+
+
+def _process(job: str) -> psutil.Process | None:
+    """The process of a local job, None where it has ended."""
+    number, _, began = job.partition(":")
+    try:
+        process = psutil.Process(int(number))
+        ended = abs(process.create_time() - float(began)) > 1 or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return None
+    return None if ended else process
 
 
 def _job(name: str, note: Note, helper: int) -> ClusterRun:
@@ -73,11 +98,11 @@ def _job(name: str, note: Note, helper: int) -> ClusterRun:
         targets=[f"train@{arm}" for arm in note.arms] if helper else note.targets,
         helper=helper,
         folder=folder,
-        cache=dvc_adapter.cache_folder().parents[1],
+        cache=dvc_adapter.cache_folder().parents[1].absolute(),
         clones=Path(profile.clones) if profile.clones else None,
         # submitit's local executor hides all GPUs, and which one a run takes is decided by our locks
         environment={"CUDA_VISIBLE_DEVICES": visible} if note.on == "local" else {},
-        grace=profile.grace,
+        grace=0.8 * profile.grace,  # the rest is for submitit, which queues the job again
     )
 
 
@@ -122,51 +147,49 @@ def tasks() -> list[Task]:
 
 
 def _ended(name: str) -> State | None:
-    path = root() / JOBS / name / ENDED
-    if not path.is_file():
+    folder = root() / JOBS / name
+    # listed: that a file was not there is remembered by NFS for a minute
+    if not folder.is_dir() or folder / ENDED not in list(folder.iterdir()):
         return None
-    return "done" if read_json(path)["status"] == 0 else "failed"
+    return "done" if read_json(folder / ENDED)["status"] == 0 else "failed"
 
 
 def _state(note: Note, states: Mapping[str, str]) -> State:
     """Of a run that has not come to an end of its own."""
-    if not note.job:
-        return "killed" if note.stopped else "queued"  # until the guard starts it
+    if not note.job:  # the guard is about to start it; of SLURM, it is being submitted
+        interrupted = note.on == "slurm" and time.time() - note.created > SUBMITTED
+        return "killed" if note.stopped or interrupted else "queued"
     if note.on == "local":
-        return "running" if _alive(note) else "killed"
+        return "running" if _process(note.job) else "killed"
     state = states.get(note.job, "")
     return "queued" if state in WAITING else "running" if state in RUNNING else "killed"
 
 
-def _alive(note: Note) -> bool:
-    try:
-        process = psutil.Process(int(note.job))
-        return abs(process.create_time() - note.process_began) < 1 and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
 def _squeue() -> dict[str, str]:
     """States of this user's jobs by id (`12`, or `12_3` in an array), those that ended in the last minutes, too."""
-    done = subprocess.run(
-        ["squeue", "--noheader", "--array", "--states=all", "--me", "--format=%i %T"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    words = ["squeue", "--noheader", "--array", "--states=all", "--me", "--format=%i %T"]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise UserError("runs of SLURM are noted here, and this machine has no squeue") from None
     if done.returncode:
         raise UserError(f"SLURM does not answer: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}")
     return dict(line.split() for line in done.stdout.splitlines() if line.strip())
 
 
 def cancel(name: str, note: Note) -> None:
-    """End a run and its helpers, after a checkpoint where they train. Raises UserError where SLURM refuses."""
-    if note.on == "slurm":
-        done = subprocess.run(["scancel", note.job, *note.helpers], capture_output=True, text=True, check=False)
+    """End a run and its helpers, after a checkpoint where they train. Raises UserError where it cannot be done."""
+    jobs = [job for job in (note.job, *note.helpers) if job]
+    if note.on == "slurm" and jobs:
+        done = subprocess.run(["scancel", *jobs], capture_output=True, text=True, check=False)
         if done.returncode:
             raise UserError(f"{name}: scancel: {done.stderr.strip()}")
-    elif note.job and _alive(note):
-        processes = [psutil.Process(int(job)) for job in (note.job, *note.helpers) if psutil.pid_exists(int(job))]
-        for process in processes:
-            process.terminate()
-        psutil.wait_procs(processes, timeout=hardware().slurm.grace)
+    elif jobs:
+        for process in filter(None, map(_process, jobs)):
+            with suppress(psutil.NoSuchProcess):
+                process.terminate()
+        end = time.monotonic() + hardware().slurm.grace + 10
+        while any(map(_process, jobs)):
+            if time.monotonic() > end:
+                raise UserError(f"{name} does not end; its processes: {', '.join(jobs)}")
+            time.sleep(0.2)

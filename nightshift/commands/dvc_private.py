@@ -6,7 +6,7 @@ requirements.txt pins DVC.
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -79,6 +79,12 @@ def tasks() -> list[Task]:
             log = Path(process.stdout) if process and process.stdout else None
             name = entry["name"] or entry["rev"][:7]
             found.append(Task(name, entry["rev"], entry["timestamp"], state, log, pid))
+        if any(task.state == "killed" for task in found):  # or it ended while its workers were asked
+            now = {entry["rev"]: STATES[entry["status"]] for entry in queue.status()}
+            found = [
+                replace(task, state=now.get(task.revision, task.state)) if now.get(task.revision) != "running" else task
+                for task in found
+            ]
     return sorted(found, key=lambda task: task.created)
 
 

@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
+from filelock import FileLock
 from pydantic import Field
 
 from nightshift.core.project import root
@@ -32,13 +33,15 @@ class Note(Record):
         stopped: by `nightshift queue stop`.
         restarts: how many times it may be put back into the queue, killed from outside; `restarted`: how many it was.
         workers: of DVC's queue, or runs of `--on local` at a time.
-        notify: a command for its end; empty for none.
+        notify: a command for its end; empty for none. `told`: whether its end was said.
         on: the cluster; empty is DVC's queue.
         share: how many jobs of a cluster share its folds and seeds.
         targets, revision: of `dvc repro`; the commit of the queued state.
         created: seconds since 1970.
-        job, helpers, process_began: the cluster's ids of the job that makes the result, and of those that help it; of a
-            local process when it began, as ids are given again.
+        job, helpers: ids of the job that makes the result and of those that help it: SLURM's, or `NUMBER:SECONDS` of a
+            local process and when it began, as numbers are given again.
+        killed: by something outside, which is known before it is put back.
+        reported: by `nightshift queue wait`.
     """
 
     arms: list[str] = Field(default_factory=list)
@@ -48,6 +51,7 @@ class Note(Record):
     restarted: int = 0
     workers: int = 1
     notify: str = ""
+    told: bool = False
     on: Place = ""
     share: int = 1
     targets: list[str] = Field(default_factory=list)
@@ -55,7 +59,8 @@ class Note(Record):
     created: float = Field(default_factory=time.time)
     job: str = ""
     helpers: list[str] = Field(default_factory=list)
-    process_began: float = 0.0
+    killed: bool = False
+    reported: bool = False
 
 
 def note_path(name: str) -> Path:
@@ -67,6 +72,15 @@ def read_note(name: str) -> Note:
     """The note of a run; an empty one where there is none. Raises UserError for one that is damaged."""
     path = note_path(name)
     note: Note = Note.read(path) if path.is_file() else Note()
+    return note
+
+
+def update(name: str, **changes: Any) -> Note:
+    """Change the note of a run, and return it: the guard and a command may do so at the same time."""
+    (root() / NOTES).mkdir(parents=True, exist_ok=True)
+    with FileLock(root() / NOTES / "notes.lock"):
+        note = read_note(name).model_copy(update=changes)
+        note.write(note_path(name))
     return note
 
 

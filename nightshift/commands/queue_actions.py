@@ -56,14 +56,18 @@ def start(given: Sequence[str], changes: Sequence[str], sweep: Sequence[str], no
         notes = {run: put_in(run, targets, arms, [*changes, *point], note) for run, point in runs.items()}
         if place == "slurm":
             cluster.submit(notes)
-    except UserError:
+    except BaseException:
         for run in runs if place else ():
-            note_path(run).unlink(missing_ok=True)  # it never was a run
+            if not read_note(run).job:
+                note_path(run).unlink(missing_ok=True)  # it never was a run
         raise
     if not place:
         dvc_adapter.dvc("queue", "start", "-j", str(note.workers))
+    others = [run.name for run in queue_runs.runs() if run.name not in runs and queue_runs.goes_on(run)]
     guard.start()
     print("\n".join(said))
+    if others:
+        print(f"{', '.join(others)}: killed before, and put back now; nightshift queue stop NAME gives one up")
     after = "leaderboard" if targets == ["compare"] else "queue collect"
     print(f"the workspace is free; see `nightshift queue status`, and when it is done: nightshift {after}")
 
@@ -191,7 +195,7 @@ def logs(run: Task, count: int) -> None:
 
 def stop(run: Task) -> None:
     """Stop a run. Raises UserError for one that is over."""
-    if run.state in queue_runs.OVER:
+    if queue_runs.is_over(run):
         raise UserError(f"{run.name} is {run.state}, there is nothing to stop")
     queue_runs.stop(run)
     print(f"{run.name} is stopped; {AGAIN}")
@@ -203,7 +207,10 @@ def collect(run: Task, *, snapshot: bool) -> None:
         print("\n".join(queue_runs.lines(run)[-20:]))
     if run.state in ("queued", "running"):
         raise UserError(f"{run.name} is {run.state}, see its last lines above; collect it when it is done")
-    if run.state == "killed":
+    if queue_runs.goes_on(run):
+        guard.start()
+        raise UserError(f"{run.name} was killed, see above; the queue's guard puts it back")
+    if run.state == "killed" and not read_note(run.name).on:
         queue_runs.forget(run)
     if run.state in ("killed", "failed", "stopped"):
         ended = "failed" if run.state == "failed" else f"was {run.state}"

@@ -11,13 +11,13 @@ import psutil
 
 from nightshift.commands import cluster, dvc_adapter, dvc_private
 from nightshift.commands.dvc_private import Task
-from nightshift.commands.notes import note_path, read_note
+from nightshift.commands.notes import note_path, read_note, update
 from nightshift.console.errors import UserError
 
 GRACE = 60.0  # seconds that a trainer has to write its checkpoint when it is asked to stop
 OVER = ("done", "failed", "stopped")
-# The end of a stage that SIGKILL or SIGTERM ended, as Python or a shell count them, or that was asked to stop
-KILLED = re.compile(r"ERROR: .*exited with (-9|-15|137|143)$|error: stopped in epoch")
+# The end of a stage that SIGKILL or SIGTERM ended, as Python, Windows or a shell count them, or that was asked to stop
+KILLED = re.compile(r"ERROR: .*exited with (-9|-15|15|137|143)$|error: stopped in epoch")
 EPOCH = re.compile(r"^(?P<training>(?P<arm>[\w-]+), [^:]*seed \d+[^:]*): epoch (?P<epoch>\d+)/(?P<epochs>\d+)")
 # What DVC prints around the stages, which says nothing about how they are doing.
 NOISE = re.compile("Updating lock|To track the|To enable auto|Use `dvc push`|git add |dvc config |> ")
@@ -45,13 +45,21 @@ def find(name: str | None) -> Task:
 
 def killed_from_outside(run: Task) -> bool:
     """Whether it ended because somebody or something killed it, and not for a reason of its own."""
-    return run.state == "killed" or (run.state == "failed" and any(KILLED.match(line) for line in lines(run)[-10:]))
+    if run.state != "failed":
+        return run.state == "killed"
+    last = lines(run)
+    begins = [i for i, line in enumerate(last) if line.startswith(f"{run.name} on ")]  # attempts on a cluster
+    last = last[begins[-1] if begins else 0 :][-10:]
+    return read_note(run.name).killed or any(KILLED.match(line) for line in last)
 
 
 def goes_on(run: Task) -> bool:
-    """Whether the queue's guard will put it back; a run that it has put back often enough stays as it is."""
+    """Whether the queue's guard will put it back; a run that it has put back often enough stays as it is.
+
+    So does one that `dvc exp run --queue` alone made: to kill it may have been meant.
+    """
     note = read_note(run.name)
-    return killed_from_outside(run) and note.restarted < note.restarts
+    return note_path(run.name).is_file() and note.restarted < note.restarts and killed_from_outside(run)
 
 
 def is_over(run: Task) -> bool:
@@ -61,15 +69,14 @@ def is_over(run: Task) -> bool:
 
 def put_back(run: Task) -> None:
     """Queue a run that was killed once more, as it was queued: it goes on from its checkpoint. Raises UserError."""
-    note = read_note(run.name)
-    note = note.model_copy(update={"restarted": note.restarted + 1})
+    note = update(run.name, killed=True)
     if note.on:
-        cluster.submit({run.name: note})
+        cluster.submit({run.name: note.model_copy(update={"restarted": note.restarted + 1})})
         return
     if run.state == "killed":
         forget(run)
     dvc_private.queue_again(run.name)
-    note.write(note_path(run.name))
+    update(run.name, restarted=note.restarted + 1, killed=False)
 
 
 def stop(run: Task) -> None:
@@ -77,11 +84,10 @@ def stop(run: Task) -> None:
 
     `dvc queue kill` alone would leave the trainer running: DVC does not hand the signal on.
     """
-    note = read_note(run.name).model_copy(update={"stopped": True})
-    if run.state == "queued" and not note.on:
+    if run.state == "queued" and not read_note(run.name).on:
         dvc_adapter.dvc("queue", "remove", run.name)
         return
-    note.write(note_path(run.name))
+    note = update(run.name, stopped=True)
     if note.on:
         cluster.cancel(run.name, note)
         return

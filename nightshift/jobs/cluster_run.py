@@ -1,8 +1,8 @@
 """A queued run as a job of a cluster: what submitit calls on the node, `--on local` included.
 
-A job makes a fresh clone of the queued state on the node's own disk, runs the pipeline there, and pushes the result to
-the project's folder, which all nodes see: its git repository, and its DVC cache as the remote. Checkpoints are in that
-folder, too (DVC_ROOT), so that a job goes on from them on any node.
+A job makes a fresh clone of the queued state on the node's own disk, runs the pipeline there, and pushes the experiment
+to the project's repository. What each stage made is at once in the project's DVC cache, which all nodes see, and so are
+checkpoints (DVC_ROOT): a job goes on from both on any node.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission
 
 LOG, ENDED = "log.txt", "ended.json"  # of a run, in its folder
-REMOTE = "nightshift"
+SIGNALS = [getattr(signal, name) for name in ("SIGUSR2", "SIGTERM") if hasattr(signal, name)]
 POLL = 0.1  # seconds
 
 
@@ -87,17 +87,21 @@ class ClusterRun:
         return DelayedSubmission(self, *arguments, **options)
 
     def _terminate(self, *_: object) -> None:
-        self.asked_to_end = True
-        self._interrupt()
+        self.asked_to_end = True  # `_run` sees it: a command may just be starting
 
     def _interrupt(self) -> None:
-        """Send Ctrl-C to the command and all that it started: DVC waits for its stage then, not so after SIGTERM."""
+        """Send Ctrl-C to the command and all that it started, once; kill them where they take longer than `grace`.
+
+        DVC waits for its stage then, which it does not after SIGTERM; a second one would end a trainer at once.
+        """
         if self.process is None or self.process.poll() is not None:
             return
         os.killpg(self.process.pid, signal.SIGINT)
         end = time.monotonic() + self.grace
-        while self.process.poll() is None and time.monotonic() < end:
+        while self.process.poll() is None:
             time.sleep(POLL)
+            if time.monotonic() > end:
+                os.killpg(self.process.pid, signal.SIGKILL)
 
     def _commands(self, clone: Path, log: IO[bytes]) -> int:
         """Clone, repro, save, push; the status of the first that fails, or 0."""
@@ -114,19 +118,21 @@ class ClusterRun:
             ["git", "checkout", "-q", "--detach", "FETCH_HEAD^1"],
             ["git", "read-tree", "--reset", "-u", "FETCH_HEAD"],
             ["git", "rm", "-q", "--cached", "--ignore-unmatch", ".dvc/tmp/repro.dat"],  # DVC's own note of arguments
-            [*dvc, "remote", "add", "-q", "--local", "-d", REMOTE, str(self.cache)],
-            [*dvc, "repro", "--pull", "--allow-missing", *self.targets],
+            [*dvc, "cache", "dir", "-q", "--local", str(self.cache)],
+            [*dvc, "repro", *self.targets],
         ]
         save = [
             [*dvc, "exp", "save", "-q", "-f", "-n", self.name, *self.targets],
-            [*dvc, "exp", "push", "-q", "-f", "-r", REMOTE, "--run-cache", "origin", self.name],
+            [*dvc, "exp", "push", "-q", "-f", "--no-cache", "origin", self.name],
         ]
         return commands if self.helper else commands + save
 
     def _run(self, command: Sequence[str], folder: Path, log: IO[bytes]) -> int:
+        """The status of a command; it is interrupted when the job is asked to end."""
         path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
         ours = {"PATH": path, "DVC_ROOT": str(self.project), "DVC_EXP_NAME": self.name}
         variables = os.environ | dict(self.environment) | ours
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # none may come while it is started, and not be told of it
         self.process = subprocess.Popen(
             command,
             cwd=folder,
@@ -137,21 +143,29 @@ class ClusterRun:
             start_new_session=True,
             preexec_fn=_ignore_signals,
         )
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         while self.process.poll() is None:  # wait() would not let the signals' handlers see that it has ended
+            if self.asked_to_end:
+                self._interrupt()
             time.sleep(POLL)
         return self.process.returncode
 
     def _clone_folder(self) -> Path:
         """A new folder on the node; those of attempts that were killed on this node are removed."""
         place = hashlib.sha256(f"{platform.node()} {self.project}".encode()).hexdigest()[:8]
-        clones, name = self.clones or Path(tempfile.gettempdir()), f"nightshift-{self.name}-{place}"
-        for old in clones.glob(f"{name}-*"):
+        clones = self.clones or Path(tempfile.gettempdir())
+        for old in clones.glob(f"nightshift-*-{place}-*"):
             if not psutil.pid_exists(int(old.name.rpartition("-")[2])):
                 shutil.rmtree(old, ignore_errors=True)
-        return clones / f"{name}-{os.getpid()}"
+        return clones / f"nightshift-{self.name}-{place}-{os.getpid()}"
 
 
 def _ignore_signals() -> None:
-    """In a command, before it starts: SLURM sends its signals to every process, and DVC would die of them at once."""
-    for number in (signal.SIGUSR2, signal.SIGTERM):
+    """In a command, before it starts: SLURM sends its signals to every process, and DVC would die of them at once.
+
+    Ctrl-C is what ends it, also where a job was started by a script in the background, which ignores it.
+    """
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)

@@ -118,8 +118,8 @@ def _spawn(stage: str, arguments: Sequence[str], devices: Sequence[int], joined:
     try:
         while not context.join():
             pass
-    except ProcessExitedException:
-        sys.exit(1)  # the process has reported why
+    except ProcessExitedException as error:  # the process has reported why, unless it was killed
+        sys.exit(128 - error.exit_code if error.exit_code < 0 else 1)
 
 
 def _run_spawned(

@@ -71,6 +71,11 @@ def trains(folder: Path, name: str) -> bool:
     return log.is_file() and "lora, seed 0: epoch 3/" in log.read_text(encoding="utf-8").rpartition(f"{name} on ")[2]
 
 
+def process_of(name: str) -> psutil.Process:
+    """Of a local run."""
+    return psutil.Process(int(notes.read_note(name).job.partition(":")[0]))
+
+
 def tree(process: psutil.Process) -> list[psutil.Process]:
     return [*process.children(recursive=True), process]
 
@@ -99,13 +104,13 @@ def test_a_sweep_of_four_that_is_killed_requeued_and_out_of_time_ends_as_without
         if place == "slurm":
             slurm.said("scancel", notes.read_note(first).job)
         else:
-            for process in tree(psutil.Process(int(notes.read_note(first).job))):
+            for process in tree(process_of(first)):
                 process.kill()
         until(lambda: trains(folder, second))
         if place == "slurm":
             slurm.said("scontrol", "requeue", notes.read_note(second).job)
         else:  # what submitit sends before a time limit
-            (task,) = psutil.Process(int(notes.read_note(second).job)).children()
+            (task,) = process_of(second).children()
             os.kill(task.pid, signal.SIGUSR2)
         assert "4 run(s) done" in said(folder, "nightshift", "queue", "wait")
     finally:
@@ -136,6 +141,7 @@ def test_two_jobs_share_the_folds_of_a_run(tmp_path):
     """Each fold is trained by one of them, and the result is the first one's."""
     folder = chain.clone(tmp_path / "nightshift")
     (folder / "hardware.yaml").write_text("threads: 1\n", encoding="utf-8")
+    chain.edit(folder, "conf/data/synthetic.yaml", {"split": "made"})
     changes = [word for change in ("prepare.folds=5", "arms.lora.epochs=30") for word in ("-S", f"++{change}")]
     said(folder, "nightshift", "queue", "start", "lora", *changes, "--on", "local", "--share", "2")
     assert "1 run(s) done" in said(folder, "nightshift", "queue", "wait")

@@ -90,13 +90,15 @@ def test_local_jobs_end_as_experiments_here_one_of_them_after_its_time_limit(rep
     Path("params.yaml").write_text("kind: plain\nnumber: 1\n")  # an edit that is not committed
     for kind in ("sleeps", "plain"):
         revision = dvc_private.snapshot(kind, ["train"], [f"kind={kind}"])
-        cluster.submit({kind: Note(on="local", targets=["train"], revision=revision)})
+        note = Note(on="local", targets=["train"], revision=revision)
+        note.write(note_path(kind))
+        cluster.submit({kind: note})
     end = time.monotonic() + 120
     while not Path("tries-sleeps").exists():
         assert time.monotonic() < end
         time.sleep(0.2)
     assert states()["sleeps"] == "running"
-    (job,) = psutil.Process(int(read_note("sleeps").job)).children()
+    (job,) = psutil.Process(int(read_note("sleeps").job.partition(":")[0])).children()
     os.kill(job.pid, signal.SIGUSR2)  # as before the limit
     while "running" in states().values():
         assert time.monotonic() < end, states()
@@ -116,6 +118,7 @@ def test_local_jobs_end_as_experiments_here_one_of_them_after_its_time_limit(rep
 def test_the_runs_of_a_worker_that_was_killed_are_ended(repository, capsys):
     for number in (1, 2, 3):
         dvc_adapter.queue_experiment(f"run-{number}", ["train"], ["kind=sleeps", f"number={number}"])
+        Note().write(note_path(f"run-{number}"))
     dvc_adapter.dvc("queue", "start")
     end = time.monotonic() + 120
     while not Path("tries-sleeps").exists():
@@ -138,7 +141,7 @@ def test_a_killed_trainer_goes_on_once_and_a_failed_one_not(repository, capsys):
     command = f"{sys.executable} -c \"import sys; open('notified', 'a').write(' '.join(sys.argv[1:3]) + chr(10))\""
     for kind in ("killed", "fails"):
         dvc_adapter.queue_experiment(kind, ["train"], [f"kind={kind}"])
-        Note(arms=["lora"], restarts=2, notify=command).write(note_path(kind))
+        Note(arms=["lora"], restarts=1, notify=command).write(note_path(kind))
     dvc_adapter.dvc("queue", "start")
     guard.guard()
     assert states() == {"killed": "done", "fails": "failed"}
@@ -173,8 +176,9 @@ FAILED = "ERROR: failed to reproduce 'train@lora': failed to run: python -m stag
 )
 def test_what_ended_a_run(checkout, tmp_path, state, log, outside):
     run = run_of(tmp_path, state, log)
-    assert queue_runs.killed_from_outside(run) == outside == queue_runs.goes_on(run)
-    assert queue_runs.is_over(run) != outside
+    assert queue_runs.killed_from_outside(run) == outside and not queue_runs.goes_on(run)  # DVC's own, without a note
+    Note().write(note_path("run-1"))
+    assert queue_runs.goes_on(run) == outside != queue_runs.is_over(run)
     Note(restarts=2, restarted=2).write(note_path("run-1"))
     assert not queue_runs.goes_on(run) and queue_runs.is_over(run)  # put back often enough
 
@@ -197,6 +201,7 @@ def test_one_guard_is_enough(checkout, monkeypatch):
 
     monkeypatch.setattr(guard, "POLL", 0.01)
     monkeypatch.setattr(queue_runs, "runs", lambda: pytest.fail("a second guard looked at the queue"))
+    monkeypatch.setattr(guard, "LAST_LOOK", 0.01)
     guard.LOCK.parent.mkdir(parents=True)
     with FileLock(guard.LOCK):
         guard.guard()
@@ -206,7 +211,42 @@ def test_a_command_that_cannot_be_run_is_said_and_no_more(checkout, tmp_path, ca
     Note(notify="there-is-no-such-command 'a b'").write(note_path("run-1"))
     guard._tell(run_of(tmp_path, "done", "made"))
     first, second = capsys.readouterr().out.splitlines()
-    assert first.endswith("run-1 is done: made") and "there-is-no-such-command" in second
+    assert first.endswith("run-1 is done: made")
+    assert second.endswith("--notify: FileNotFoundError of there-is-no-such-command")
+    guard._tell(run_of(tmp_path, "done", "made"))
+    assert capsys.readouterr().out == ""  # once
+
+
+def test_a_run_that_was_removed_is_not_waited_for(checkout, tmp_path, monkeypatch, capsys):
+    rounds = iter([["run-0", "run-1"], ["run-1"], ["run-0", "run-1"], ["run-1"], ["run-1"]])
+    monkeypatch.setattr(
+        queue_runs,
+        "runs",
+        lambda: [run_of(tmp_path, "queued" if one == "run-0" else "done", "", one) for one in next(rounds)],
+    )
+    monkeypatch.setattr(guard, "start", lambda: None)
+    monkeypatch.setattr(guard, "POLL", 0.0)
+    with pytest.raises(UserError, match=r"1 of 1 run\(s\) not done: run-0"):
+        guard.wait(None)
+
+
+def test_what_cannot_be_put_back_is_not_tried_for_ever(checkout, tmp_path, monkeypatch, capsys):
+    for name in ("run-0", "run-1"):
+        Note(restarts=2).write(note_path(name))
+    monkeypatch.setattr(queue_runs, "runs", lambda: [run_of(tmp_path, "killed", "", f"run-{n}") for n in range(2)])
+    back = []
+
+    def put_back(run):
+        if run.name == "run-0":
+            raise UserError("no such partition")
+        back.append(run.name)
+
+    monkeypatch.setattr(queue_runs, "put_back", put_back)
+    guard._look()
+    guard._look()
+    assert back == ["run-1", "run-1"] and read_note("run-0").restarted == 2
+    assert "run-0 was killed, and cannot be put back: no such partition" in capsys.readouterr().out
+    assert [run.name for run in guard._look()] == ["run-1"]
 
 
 def test_waiting_has_an_exit_status(checkout, tmp_path, monkeypatch, capsys):
@@ -220,7 +260,8 @@ def test_waiting_has_an_exit_status(checkout, tmp_path, monkeypatch, capsys):
     out = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in out[:2]] == ["run-1 is done", "run-0 is done"]
     assert out[2].startswith("2 run(s) done")
-    rounds = iter([["failed"]])
+    rounds = iter([["failed"], ["failed"]])
+    Note().write(note_path("run-0"))
     with pytest.raises(UserError, match=r"1 of 1 run\(s\) not done: run-0"):
         queue.main(parser_of("queue").parse_args(["wait"]))
 
@@ -274,11 +315,11 @@ def test_what_slurm_says_of_a_job_is_its_state(checkout, monkeypatch):
 
 
 def test_a_local_process_that_has_another_ones_number_is_not_taken_for_it(checkout):
-    own = psutil.Process()
-    Note(on="local", job=str(os.getpid()), process_began=own.create_time()).write(note_path("run-1"))
-    assert [task.state for task in cluster.tasks()] == ["running"]
-    Note(on="local", job=str(os.getpid()), process_began=own.create_time() - 60).write(note_path("run-1"))
-    assert [task.state for task in cluster.tasks()] == ["killed"]
+    began = psutil.Process().create_time()
+    for seconds, state in ((began, "running"), (began - 60, "killed")):
+        Note(on="local", job=f"{os.getpid()}:{seconds}").write(note_path("run-1"))
+        assert [task.state for task in cluster.tasks()] == [state]
+    cluster.cancel("run-1", read_note("run-1"))  # nothing of ours to end
 
 
 def test_dvc_still_has_what_a_snapshot_and_a_second_try_use(repository):

@@ -59,6 +59,7 @@ def committed(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
     monkeypatch.setattr(dvc_private, "stages_of", stages)
     monkeypatch.setattr(guard, "start", lambda: None)
+    monkeypatch.setattr(dvc_private, "tasks", list)
     monkeypatch.setattr(dvc_adapter, "cache_folder", lambda: checkout / "cache")
     return git(checkout, "rev-parse", "HEAD").strip()
 
