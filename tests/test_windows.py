@@ -21,7 +21,9 @@ from nightshift.core import io
 from nightshift.engine import checkpoints
 from nightshift.jobs import launch
 
-SOURCES = sorted(path for folder in ("nightshift", "stages") for path in (ROOT / folder).rglob("*.py"))
+POSIX_ALONE = {"cluster_run.py"}  # what submitit runs; `--on` is refused on Windows
+FILES = (path for folder in ("nightshift", "stages") for path in (ROOT / folder).rglob("*.py"))
+SOURCES = sorted(path for path in FILES if path.name not in POSIX_ALONE)
 ONLY_POSIX = {"fork", "getuid", "geteuid", "getpgid", "killpg", "setsid", "SIGKILL", "SIGHUP", "SIGUSR1", "mkfifo"}
 GUARDED = {"fcntl", "pwd", "grp", "resource", "termios", "pty"}  # modules that Windows lacks
 RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
