@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -120,7 +121,9 @@ def test_nothing_to_see_is_said(checkout, capsys):
 def test_it_looks_again_until_ctrl_c(checkout):
     training("lora", epochs=4)
     command = [sys.executable, "-m", "nightshift.commands.main", "watch", "--html", "--every", "0.2"]
-    with subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE) as process:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    listening = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # where make was started in the background
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, preexec_fn=listening) as process:
         deadline = time.monotonic() + 60
         while not (watch.PAGE.is_file() and "epoch 4 of 10" in watch.PAGE.read_text()):
             assert time.monotonic() < deadline

@@ -10,6 +10,7 @@ from helpers.clone import CloneViT
 from torch.nn.parallel import comm
 
 from nightshift.backbone import encoder
+from nightshift.engine import device as devices
 from nightshift.jobs import gpu_lock
 from nightshift.probe import cases as making
 from nightshift.probe.cases import NOT_SQUARE, SHALLOW, ProbeCase, all_cases, shape_case
@@ -146,7 +147,7 @@ def test_only_free_gpus_are_asked(monkeypatch, capsys):
     monkeypatch.setattr(making, "adapt", lambda trunk, adapter: trunk.to("meta"))
     monkeypatch.setattr(torch.nn.Module, "to", lambda module, device: module)
     assert making._on_gpus() == []  # hardware.yaml says cpu here, or there is none
-    monkeypatch.setattr(making, "device", lambda: torch.device("cuda"))
+    monkeypatch.setattr(devices, "device", lambda: torch.device("cuda"))
     monkeypatch.setattr(gpu_lock, "device_numbers", lambda count: [0, 1])
     making._on_gpus()
     assert asked == [[1], [1]]
