@@ -66,7 +66,7 @@ def main(arguments: argparse.Namespace) -> None:
         if min(arguments.workers, arguments.share) < 1 or arguments.restarts < 0:
             raise UserError("--workers and --share take a number from 1, --restarts one from 0")
         if arguments.share > 1 and not arguments.on:
-            raise UserError("--share goes with --on slurm or --on local; here --workers does the same for folds")
+            raise UserError("--share goes with --on slurm or --on local: a run in DVC's queue is one process")
         options = {key: getattr(arguments, key) for key in ("on", "share", "workers", "restarts", "notify")}
         queue_actions.start(arguments.arms, arguments.changes, arguments.sweep, Note(**options))
     elif arguments.action == "status":
