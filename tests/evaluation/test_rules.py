@@ -42,7 +42,7 @@ def test_two_thresholds_are_the_best_pair_for_the_masks_of_the_validation_cases(
 
     def planted(predictor, angles):
         asked.append((predictor.mirror, angles))
-        return planted_map(predictor.size)
+        return planted_map(predictor.sizes[0])
 
     monkeypatch.setattr(CachedPredictor, "probability_map", planted)
     model, card = new_model(small()).eval(), card_of(small())

@@ -1,11 +1,27 @@
-"""Maps of a frame and its mirror image together, and masks of two thresholds."""
+"""Maps of several frames at once, of a frame and its mirror image together, and masks of two thresholds."""
 
 import numpy as np
 import pytest
 from helpers.data import source_case
-from helpers.models import new_model
+from helpers.models import WITHOUT_ENCODER, new_model
 
-from nightshift.model.predictor import MAP_MAX, CachedPredictor, threshold_mask
+from nightshift.model.kinds import kind_of
+from nightshift.model.predictor import MAP_MAX, CachedPredictor, map_maker, threshold_mask
+
+
+@pytest.mark.parametrize("name", ["frozen", "unet", "vesselness"])
+def test_frames_of_several_sizes_at_once_have_the_maps_of_each_alone(small, name):
+    settings = small(WITHOUT_ENCODER, name)
+    model = new_model(settings).eval() if name == "frozen" else kind_of(settings).build(settings).eval()
+    frames = [source_case(i).read()[0] for i in range(3)]
+    angles = [(30.0, -20.0), (0.0, 0.0), (-45.5, 10.0)]
+    for mirror in (False, True):
+        together = map_maker(model, mirror)(frames, angles)
+        for frame, view, found in zip(frames, angles, together, strict=True):
+            alone = CachedPredictor(model, frame, mirror).probability_map(view)
+            assert found.dtype == np.uint16 and found.shape == frame.shape
+            assert np.abs(found.astype(int) - alone).max() <= 1
+    assert len({frame.shape for frame in frames}) > 1
 
 
 @pytest.mark.parametrize("tokens", [True, False])
