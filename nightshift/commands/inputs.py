@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from nightshift.carm import Angles, view
+from nightshift.commands.prediction_record import LeftOutFiles
 from nightshift.console.errors import UserError
 from nightshift.ingest import dicom, images
 from nightshift.ingest.record import error_prefix
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from nightshift.ingest.record import Pixels
 
 DICOM = (".dcm", ".dicom")  # and every file that begins as one, whatever its name
+LONGEST = 80  # characters of a name, of at most 3 bytes each: disks take 255 bytes
 COLUMNS = ("file", "primary_angle", "secondary_angle")
 
 
@@ -27,37 +30,67 @@ COLUMNS = ("file", "primary_angle", "secondary_angle")
 class Frame:
     """One frame of a file.
 
-    `name`: the file's, in a cine with the number of the frame from 0, as `cine-00012`. `pixels`: (H, W), uint8.
-    `angles` in degrees and `spacing` in millimetres per pixel (row, column) are None where the file has none.
+    `pixels`: (H, W), uint8. `angles` in degrees and `spacing` in millimetres per pixel (row, column) are None where the
+    file has none.
     """
 
-    name: str
     pixels: Pixels
     angles: Angles | None = None
     spacing: tuple[float, float] | None = None
 
 
-def list_files(paths: Iterable[Path]) -> list[Path]:
-    """The files to segment, each once. A folder stands for its files by name, without those of folders in it.
+def list_files(paths: Iterable[Path], recursive: bool, out: Path, left_out: LeftOutFiles) -> dict[Path, str]:
+    """The files to segment, each once, with a name for its outputs, which two of them may share.
 
-    Raises UserError for a path that does not exist or is no picture, array or DICOM file.
+    A folder stands for its files by path: with `recursive` also those of folders in it, whose names then begin with
+    their folders'. Files and folders whose names begin with a dot are none of them, and nothing in `out` is.
+
+    Args:
+        left_out: gets what is in a folder and is no picture, array or DICOM file.
+
+    Raises:
+        UserError: a path that does not exist or is none of these, a folder without any.
     """
-    files: list[Path] = []
+    found: dict[Path, str] = {}
     for path in paths:
+        with left_out.about(path):
+            if path.is_dir():
+                found |= _inside(path, recursive, out, left_out)
+            elif not path.is_file():
+                raise UserError(f"{path}: no such file or folder")
+            elif not _kind(path):
+                raise UserError(f"{path}: {_expected()}")
+            else:
+                found[path] = _name(Path(path.name))
+    return {path: found[path] for path in {path.resolve(): path for path in found}.values()}
+
+
+def _inside(folder: Path, recursive: bool, out: Path, left_out: LeftOutFiles) -> dict[Path, str]:
+    found = {}
+    for path in sorted(folder.rglob("*") if recursive else folder.iterdir()):
+        below = path.relative_to(folder)
+        if any(part.startswith(".") for part in below.parts) or path.resolve().is_relative_to(out.resolve()):
+            continue
         if path.is_dir():
-            inside = sorted(
-                file for file in path.iterdir() if file.is_file() and not file.name.startswith(".") and _kind(file)
-            )
-            if not inside:
-                raise UserError(f"{path}: {_expected()} in it; folders in it are not looked into")
-            files += inside
-        elif not path.is_file():
-            raise UserError(f"{path}: no such file or folder")
-        elif _kind(path):
-            files.append(path)
-        else:
-            raise UserError(f"{path}: {_expected()}")
-    return list({path.resolve(): path for path in files}.values())
+            if not recursive or path.is_symlink():  # a link is not followed: it may lead back
+                left_out.add(path, "a folder; give it as INPUT" if recursive else "a folder; --recursive looks into it")
+            continue
+        with left_out.about(path):
+            if path.is_file() and _kind(path):
+                found[path] = _name(below)
+            else:
+                left_out.add(path, _expected())
+    if not found:
+        raise UserError(
+            f"{folder}: {_expected()} in it" + ("" if recursive else "; --recursive looks into its folders")
+        )
+    return found
+
+
+def _name(path: Path) -> str:
+    """The parts of a relative path, joined, of letters, digits, _ and - alone: a file's name on every disk."""
+    known = path.suffix.lower() in {*images.SUFFIXES, ".npy", *DICOM}  # not the last number of a UID
+    return re.sub(r"[^\w-]+", "_", "-".join([*path.parent.parts, path.stem if known else path.name]))[-LONGEST:]
 
 
 def frames_of(path: Path) -> list[Frame]:
@@ -66,24 +99,29 @@ def frames_of(path: Path) -> list[Frame]:
     if kind == "dicom":
         return _dicom(path)
     pixels = images.picture(path) if kind == "picture" else _array(path)
-    if pixels.ndim == 2:
-        return [Frame(path.stem, pixels)]
-    return [Frame(_numbered(path, i), frame) for i, frame in enumerate(pixels)]
+    return [Frame(frame) for frame in (pixels[None] if pixels.ndim == 2 else pixels)]
 
 
-def _numbered(path: Path, frame: int) -> str:
-    return f"{path.stem}-{frame:05d}"
+def identities_of(path: Path) -> list[str]:
+    """Names, numbers and dates of the patient and the study in the header of a DICOM file; of other files none."""
+    with error_prefix(str(path)):
+        return dicom.identities(dicom.header(path)) if _kind(path) == "dicom" else []
 
 
 def _kind(path: Path) -> Literal["picture", "array", "dicom", ""]:
-    """What kind of file it is; empty for any other."""
+    """What kind of file it is; empty for any other. Raises UserError for one that cannot be opened."""
     suffix = path.suffix.lower()
     if suffix in images.SUFFIXES:
         return "picture"
     if suffix == ".npy":
         return "array"
-    with path.open("rb") as file:
-        return "dicom" if suffix in DICOM or file.read(132)[128:] == b"DICM" else ""
+    if suffix in DICOM:
+        return "dicom"
+    try:
+        with path.open("rb") as file:
+            return "dicom" if file.read(132)[128:] == b"DICM" else ""
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def _expected() -> str:
@@ -105,10 +143,7 @@ def _dicom(path: Path) -> list[Frame]:
         header = dicom.header(path)
         dicom.check(header)
         count, spacing = dicom.frames(header), dicom.spacing(header)
-        names = [path.stem] if count == 1 else [_numbered(path, i) for i in range(count)]
-        return [
-            Frame(name, dicom.frame_pixels(path, i), dicom.angles(header, i), spacing) for i, name in enumerate(names)
-        ]
+        return [Frame(dicom.frame_pixels(path, i), dicom.angles(header, i), spacing) for i in range(count)]
 
 
 def angles_by_file(table: Path, files: Sequence[Path]) -> dict[Path, Angles]:

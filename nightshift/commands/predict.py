@@ -1,4 +1,4 @@
-"""`nightshift predict`: a trained model on pictures, cines (.npy) and DICOM files -> masks and overlays as PNG.
+"""`nightshift predict`: a trained model on pictures, cines (.npy) and DICOM files -> masks as PNG, DICOM-SEG or NIfTI.
 
 MODEL is models/ARM/fold-F/seed-S, or models/ARM for the mean probability of all its models. Cards say all that is
 needed, so params.yaml is not read.
@@ -8,25 +8,26 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from statistics import mean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
-from nightshift.console.errors import UserError
+from nightshift.console.errors import UserError, is_out_of_memory, nearest
 
 if TYPE_CHECKING:
     from nightshift.carm import Angles
-    from nightshift.commands.inputs import Frame
+    from nightshift.commands.prediction import Input, Models
+    from nightshift.commands.prediction_record import Format, LeftOutFiles, Predictions
     from nightshift.config.params import ArmSettings
     from nightshift.evaluation.rules import Rule
-    from nightshift.model.base import ArmModel
     from nightshift.model.card import Card
+    from nightshift.model.predictor import MapMaker
 
 HELP = "masks of pictures, cines and DICOM files by a trained model, or by all of an arm"
 EXAMPLE = """nightshift predict models/lora/fold-0/seed-0 frames/ -o out --angles "RAO 30" "CRA 20"
-nightshift predict models/frozen study/IM0001 -o out --json"""
+nightshift predict models/frozen studies/ -o out --recursive --on-problem skip --to png,dicom-seg"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,8 +38,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MODEL",
         help="folder of a model, as models/lora/fold-0/seed-0, or of an arm, as models/lora: the mean of its models",
     )
-    parser.add_argument("input", type=Path, metavar="INPUT", nargs="+", help="files, or folders of them")
-    parser.add_argument("-o", dest="out", type=Path, metavar="DIR", required=True, help="where to write; a new folder")
+    parser.add_argument(
+        "input",
+        type=Path,
+        metavar="INPUT",
+        nargs="+",
+        help="files, or folders of them, but for names in these that begin with a dot",
+    )
+    parser.add_argument(
+        "-o",
+        dest="out",
+        type=Path,
+        metavar="DIR",
+        required=True,
+        help="where to write; a new folder, or that of the same command, which goes on where it was stopped",
+    )
+    parser.add_argument("--recursive", action="store_true", help="look into the folders in a folder, too")
+    parser.add_argument(
+        "--on-problem",
+        choices=("stop", "skip"),
+        default="stop",
+        help="at a file that cannot be read: write nothing at all (stop), or leave it out and say so (skip)",
+    )
     view = parser.add_mutually_exclusive_group()
     view.add_argument(
         "--angles",
@@ -56,48 +77,106 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="how masks are made, as reports/evaluation/lora/rules.json; without it by the model's own threshold",
     )
-    parser.add_argument("--json", action="store_true", help="also write area and confidence to DIR/predictions.json")
+    parser.add_argument(
+        "--to",
+        type=formats,
+        action="extend",
+        metavar="FORMAT",
+        help="png (masks and overlays), dicom-seg, nifti; may be given several times, or as png,nifti",
+    )
+    parser.add_argument(
+        "--identifiers",
+        action="store_true",
+        help="copy patient, study and descriptions from DICOM headers to DICOM-SEG, and let outputs be named after "
+        "them; without it they are left out, but for the UIDs by which a DICOM-SEG refers to its source",
+    )
+    parser.add_argument(
+        "--batch", type=batch_size, default=8, metavar="N", help="frames that the model gets at once; 8 by default"
+    )
+
+
+def formats(text: str) -> list[Format]:
+    """The formats that are named, with commas between them. Raises UserError for any other."""
+    from nightshift.commands.prediction_record import Format
+
+    known: tuple[Format, ...] = get_args(Format)
+    for name in text.split(","):
+        if name not in known:
+            raise UserError(f"--to {name}: {nearest(name, known)}")
+    return [name for name in known if name in text.split(",")]
+
+
+def batch_size(text: str) -> int:
+    """A whole number from 1. Raises UserError for any other text."""
+    if not text.isdecimal() or int(text) < 1:
+        raise UserError(f"--batch {text}: expected a whole number from 1")
+    return int(text)
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Write DIR/masks, DIR/overlays and, with --json, DIR/predictions.json.
+    """Write predictions.json into DIR, and a folder for each kind of file (nightshift/commands/mask_files.py).
 
-    Raises UserError before anything is written: DIR is not empty, no such model, an input that cannot be read or has
-    no angles where the model needs them, other weights than those of the training, rules of other models.
+    Raises UserError before anything is written: DIR is not of this command, no such model, an input that cannot be read
+    or has no angles where the model needs them, other weights than those of the training, rules of other models.
     """
     from nightshift.commands import inputs
-    from nightshift.console.progress import bar
-    from nightshift.model import card as model_card
+    from nightshift.commands.prediction_record import Asked, LeftOutFiles, Predictions, check_same, read_begun
 
-    out = arguments.out.resolve()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{arguments.out}: is there already; name a new folder with -o, nothing is overwritten")
+    begun, left_out = read_begun(arguments.out), LeftOutFiles(arguments.on_problem == "skip")
     if (project := project_folder()) not in (None, Path.cwd()):
         os.environ.setdefault("DVC_ROOT", str(project))  # of hardware.yaml, and of weights given by a relative path
-    cards, files = model_card.read_cards(arguments.model), inputs.list_files(arguments.input)
-    card = next(iter(cards.values()))
+    files = inputs.list_files(arguments.input, arguments.recursive, arguments.out, left_out)
     given: dict[Path, Angles] = {}
     if arguments.angles:
         given = dict.fromkeys(files, inputs.angles_from(arguments.angles, "--angles"))
     elif arguments.angles_csv:
-        given = inputs.angles_by_file(arguments.angles_csv, files)
-    count = sum(1 for _ in bar("read", "frame")(frames(files, given, card)))  # a mistake in the last ends it here
-    settings = {folder: model_card.settings_of(one, folder, arguments.weights) for folder, one in cards.items()}
-    from nightshift.commands import prediction  # torch: seconds, after the command was checked
-    from nightshift.core.io import write_json
-    from nightshift.engine.device import seed_everything
-    from nightshift.jobs import gpu_lock
+        given = inputs.angles_by_file(arguments.angles_csv, list(files))
+    models, to = models_of(arguments), sorted(set(arguments.to or ["png"]))
+    todo = checked(files, given, models, to, arguments.identifiers, left_out)
+    rule = models.rule
+    record = Predictions(
+        asked=Asked(
+            models=models.hashes,
+            threshold=rule.threshold,
+            low=rule.low,
+            mirror=rule.mirror,
+            to=to,
+            identifiers=arguments.identifiers,
+            files=[one.asked for one in todo],
+        ),
+        left_out=left_out,
+    )
+    if begun is not None:
+        check_same(begun.asked, record.asked, arguments.out)
+    if begun is None or not begun.finished:
+        run(models, todo, record, arguments)
+    of = (
+        f", by the mean of {len(models.makers)} models at the mean of their thresholds"
+        if len(models.makers) > 1
+        else ""
+    )
+    without = f", {len(left_out)} left out (see predictions.json)" if left_out else ""
+    frames = sum(one.asked.frames for one in todo)
+    print(f"{frames} masks of {len(todo)} file(s){of}{without}: {arguments.out.as_posix()}")
 
-    rule = _rule(cards, arguments.rules)
-    with gpu_lock.locked("predict"):
-        seed_everything(0)
-        models = [partial(_open, folder, of_model) for folder, of_model in settings.items()]
-        progress = bar("predict", "frame", count * len(models))
-        predictions = prediction.predict(models, rule, lambda: frames(files, given, card), out, progress)
-    if arguments.json:
-        write_json(out / "predictions.json", [one.model_dump() for one in predictions])
-    of = f", by the mean of {len(cards)} models at the mean of their thresholds" if len(cards) > 1 else ""
-    print(f"{count} masks of {len(files)} file(s){of}: {arguments.out.as_posix()}")
+
+def models_of(arguments: argparse.Namespace) -> Models:
+    """What MODEL, --weights and --rules name. Raises UserError for what is missing or does not fit together."""
+    from nightshift.commands.prediction import Models
+    from nightshift.core.hashing import sha256
+    from nightshift.model import card as model_card
+
+    cards = model_card.read_cards(arguments.model)
+    settings = {folder: model_card.settings_of(one, folder, arguments.weights) for folder, one in cards.items()}
+    card, rule = next(iter(cards.values())), _rule(cards, arguments.rules)
+    name = f"{card.settings.name}/fold-{card.fold}/seed-{card.seed}"
+    return Models(
+        name=name if len(cards) == 1 else f"{card.settings.name}, mean of {len(cards)} models",
+        hashes={folder.as_posix(): sha256(folder / model_card.NAME) for folder in cards},
+        takes_angles=card.settings.view.mode == "film",
+        rule=rule,
+        makers=[partial(_open, folder, of_model, rule.mirror) for folder, of_model in settings.items()],
+    )
 
 
 def _rule(cards: dict[Path, Card], file: Path | None) -> Rule:
@@ -118,12 +197,89 @@ def _rule(cards: dict[Path, Card], file: Path | None) -> Rule:
     return Rule(mirror=of_models[0].mirror, threshold=threshold, low=mean(lower) if lower else None)
 
 
-def _open(folder: Path, settings: ArmSettings) -> ArmModel:
+def _open(folder: Path, settings: ArmSettings, mirror: bool) -> MapMaker:
     from nightshift.engine.device import device
     from nightshift.model.kinds import kind_of
+    from nightshift.model.predictor import map_maker
 
-    model: ArmModel = kind_of(settings).open_model(folder, settings).to(device())
-    return model
+    return map_maker(kind_of(settings).open_model(folder, settings).to(device()), mirror)
+
+
+def checked(
+    files: dict[Path, str],
+    given: dict[Path, Angles],
+    models: Models,
+    to: Sequence[Format],
+    identifiers: bool,
+    left_out: LeftOutFiles,
+) -> list[Input]:
+    """The files with frames that can be read, so that a mistake in the last is found before anything is written.
+
+    Without `identifiers`, no name or number of a patient in any header is in what predictions.json gets: an output that
+    would be named after one is named by its place in the list of files.
+
+    Raises UserError as `LeftOutFiles.about` does, and where no file is left.
+    """
+    from nightshift.commands import dicom_seg
+    from nightshift.commands.inputs import identities_of
+    from nightshift.commands.prediction import Input, frames_with_angles
+    from nightshift.commands.prediction_record import AskedFile
+    from nightshift.console.progress import bar
+    from nightshift.core.hashing import sha256
+    from nightshift.ingest.deidentify import hidden
+
+    counts: dict[Path, int] = {}
+    words: set[str] = set()
+    for path in bar("read", "file")(files):
+        with left_out.about(path):
+            words.update(() if identifiers else identities_of(path))
+            if "dicom-seg" in to:
+                dicom_seg.checked_header(path)
+            counts[path] = len(frames_with_angles(path, given.get(path), models.takes_angles))
+    if not counts:
+        raise UserError("no file to predict is left: all were left out")
+    for one in left_out:
+        one.file, one.reason = hidden(one.file, words), hidden(one.reason, words)
+    inputs, taken = [], set[str]()
+    for number, (path, name) in enumerate(files.items(), 1):
+        if path in counts:
+            asked = AskedFile(
+                file=hidden(path.as_posix(), words),
+                name=_free_name(name if hidden(name, words) == name else f"file-{number:05d}", taken),
+                sha256=sha256(path),
+                frames=counts[path],
+                angles=given.get(path),
+            )
+            inputs.append(Input(path, asked))
+    return inputs
+
+
+def _free_name(name: str, taken: set[str]) -> str:
+    """`name`, or the first of name-2, name-3 ... that is not taken, also where a disk does not tell A from a."""
+    number, free = 1, name
+    while free.casefold() in taken:
+        number += 1
+        free = f"{name}-{number}"
+    taken.add(free.casefold())
+    return free
+
+
+def run(models: Models, inputs: Sequence[Input], record: Predictions, arguments: argparse.Namespace) -> None:
+    """Predict on the device, one run at a time. Raises UserError where a batch is too large for it."""
+    from nightshift.commands.prediction import Run
+    from nightshift.console.progress import steps_bar
+    from nightshift.engine.device import seed_everything
+    from nightshift.jobs import gpu_lock
+
+    one = Run(models, inputs, record, arguments.out.resolve(), arguments.batch)
+    with gpu_lock.locked("predict"), steps_bar("predict", *one.steps(), unit="frame") as advance:
+        seed_everything(0)
+        try:
+            one.predict(advance)
+        except Exception as error:
+            if arguments.batch > 1 and is_out_of_memory(error):
+                raise UserError(f"out of memory with --batch {arguments.batch}; give a lower one to go on") from None
+            raise
 
 
 def project_folder() -> Path | None:
@@ -131,22 +287,3 @@ def project_folder() -> Path | None:
     here = Path.cwd()
     places = (here, *here.parents)
     return next((path for path in places if (path / "params.yaml").is_file() and (path / "dvc.yaml").is_file()), None)
-
-
-def frames(files: Sequence[Path], given: dict[Path, Angles], card: Card) -> Iterator[tuple[Path, Frame, Angles]]:
-    """Every frame of the files with its angles: those in `given`, else the file's own.
-
-    They are (0, 0) for a model that does not use them. Raises UserError where it does and a frame has none.
-    """
-    from nightshift.commands.inputs import frames_of
-
-    mode = card.settings.view.mode
-    for path in files:
-        for frame in frames_of(path):
-            angles = given.get(path, frame.angles) if mode == "film" else (0.0, 0.0)
-            if angles is None:
-                raise UserError(
-                    f"{path}: no view angles, and this model was trained with them (view.mode: {mode}); "
-                    "give them with --angles PRIMARY SECONDARY or --angles-csv FILE"
-                )
-            yield path, frame, angles

@@ -1,130 +1,194 @@
-"""Masks of frames of any size by trained models, with overlays, area and confidence."""
+"""Masks of files by trained models, several frames at once; what was stopped goes on.
 
-import tempfile
+In DIR/.unfinished is NAME.json of every input that is done, which appears after its masks, and where several models are
+asked NAME.K.npy: the maps of model K, until the last model is done with the input.
+"""
+
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
-from pydantic import BaseModel
+from pydantic import TypeAdapter
 
 from nightshift.carm import Angles
-from nightshift.commands.inputs import Frame
-from nightshift.console.progress import Progress
-from nightshift.core.io import replacing
-from nightshift.data.painting import paint_mask
+from nightshift.commands.inputs import Frame, frames_of
+from nightshift.commands.mask_files import Mask, MaskFiles, frame_name
+from nightshift.commands.prediction_record import AskedFile, Prediction, Predictions
+from nightshift.console.errors import UserError
+from nightshift.core.io import remove, replacing, write_text
 from nightshift.evaluation.rules import Rule
-from nightshift.model.base import ArmModel
-from nightshift.model.predictor import MAP_MAX, CachedPredictor, threshold_mask
+from nightshift.model.predictor import MAP_MAX, MapMaker, threshold_mask
 
-MASKS, OVERLAYS = "masks", "overlays"
-COLOUR = (86, 180, 233)  # of vessels, as in the report
-Mask = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
-Asked = tuple[Path, Frame, Angles]
+UNFINISHED = ".unfinished"
+GROUP = 1000  # frames; of so many, maps are kept on disk until each of several models has been opened
+DONE = TypeAdapter(list[Prediction])
 ProbabilityMap = np.ndarray[tuple[int, ...], np.dtype[np.uint16]]
 
 
-class Prediction(BaseModel):
-    """A mask in predictions.json: the `file` of the frame, and the `name` of its PNG files.
+@dataclass(frozen=True)
+class Models:
+    """What MODEL names, in whatever form it is kept.
 
-    `height`, `width` and `area` in pixels, `area_mm2` None where the file has no spacing; `confidence`: the mean
-    probability inside the mask, None where that is empty.
+    `name` is for people; `hashes` tell other models at the same place apart, by path; `takes_angles`: it was trained
+    with view angles. Each of `makers` opens a model, with `rule.mirror` as it is, for masks by `rule` of the mean of
+    all maps.
     """
 
-    file: str
     name: str
-    height: int
-    width: int
-    area: int
-    area_mm2: float | None
-    confidence: float | None
+    hashes: dict[str, str]
+    takes_angles: bool
+    rule: Rule
+    makers: Sequence[Callable[[], MapMaker]]
 
 
-def predict(
-    models: Sequence[Callable[[], ArmModel]],
-    rule: Rule,
-    frames: Callable[[], Iterable[Asked]],
-    out: Path,
-    progress: Progress,
-) -> list[Prediction]:
-    """Write masks/NAME.png and overlays/NAME.png of each frame, at its own size, into the new folder `out`.
+@dataclass(frozen=True)
+class Input:
+    """A file to segment, and what predictions.json says of it."""
+
+    path: Path
+    asked: AskedFile
+
+
+def frames_with_angles(path: Path, given: Angles | None, takes_angles: bool) -> list[tuple[Frame, Angles]]:
+    """Every frame of a file with its angles: those that are given, else the file's own.
+
+    They are (0, 0) for models that do not take them. Raises UserError where they do and a frame has none.
+    """
+    frames = frames_of(path)
+    if not takes_angles:
+        return [(frame, (0.0, 0.0)) for frame in frames]
+    found = [(frame, given or frame.angles) for frame in frames]
+    if any(angles is None for _, angles in found):
+        raise UserError(
+            f"{path}: no view angles, and this model was trained with them (view.mode: film); "
+            "give them with --angles PRIMARY SECONDARY or --angles-csv FILE"
+        )
+    return [(frame, angles) for frame, angles in found if angles is not None]
+
+
+class Run:
+    """Predicts `inputs` into the folder `out`, from where an earlier run with the same `record` was stopped.
+
+    Models are opened one after the other: together they may not fit in memory.
 
     Args:
-        models: as for `mean_maps`.
-        rule: how masks are made.
-        frames: as for `mean_maps`.
-        out: appears when all are written.
-        progress: as for `mean_maps`.
+        models: those that the record names.
+        inputs: those that the record names.
+        record: is written when the first model is open, so that one that cannot be opened leaves nothing behind.
+        batch: frames in a call of a MapMaker.
     """
-    predictions = []
-    taken: set[str] = set()
-    with replacing(out) as folder:
-        for part in (MASKS, OVERLAYS):
-            (folder / part).mkdir(parents=True)
-        maps = mean_maps(models, frames, progress, rule.mirror)
-        for (path, frame, _), probability in zip(frames(), maps, strict=True):
-            name, mask = _free_name(frame.name, taken), threshold_mask(probability, rule.threshold, rule.low)
-            Image.fromarray(mask.astype(np.uint8) * 255).save(folder / MASKS / f"{name}.png")
-            painted = paint_mask(np.asarray(frame.pixels), mask, COLOUR)
-            Image.fromarray(painted).save(folder / OVERLAYS / f"{name}.png")
-            predictions.append(_prediction(path, name, probability, mask, frame))
-    return predictions
+
+    def __init__(self, models: Models, inputs: Sequence[Input], record: Predictions, out: Path, batch: int) -> None:
+        self.models, self.inputs, self.record, self.out, self.batch = models, inputs, record, out, batch
+        self.work = out / UNFINISHED
+
+    def steps(self) -> tuple[int, int]:
+        """How many maps of frames there are in all, one per model, and how many of them are not to be made again."""
+        count = len(self.models.makers)
+        has = [(one, sum(self._has(one, k) for k in range(count))) for one in self.inputs]
+        return sum(one.asked.frames * count for one in self.inputs), sum(one.asked.frames * k for one, k in has)
+
+    def predict(self, advance: Callable[[int], object]) -> None:
+        """Write what is missing, and then all predictions into the record. `advance` is told of each map."""
+        for group in self._groups():
+            for k, open_model in enumerate(self.models.makers):
+                if left := [one for one in group if not self._has(one, k)]:
+                    maps = self._maps(open_model(), left, advance)
+                    self._begin()
+                    for one in left:
+                        self._take(one, k, islice(maps, one.asked.frames))
+        done = [DONE.validate_json(self._done(one).read_bytes()) for one in self.inputs]
+        self.record.predictions, self.record.finished = [row for rows in done for row in rows], True
+        self.record.write(self.out)
+        remove(self.work)
+
+    def _begin(self) -> None:
+        if not self.out.exists() or not any(self.out.iterdir()):
+            with replacing(self.out) as folder:
+                (folder / UNFINISHED).mkdir(parents=True)
+                self.record.write(folder)
+
+    def _groups(self) -> Iterator[list[Input]]:
+        """All inputs for a single model; for several, as many at a time as have GROUP frames, or a single one."""
+        group: list[Input] = []
+        for one in self.inputs:
+            frames = sum(other.asked.frames for other in group) + one.asked.frames
+            if group and frames > GROUP and len(self.models.makers) > 1:
+                yield group
+                group = []
+            group.append(one)
+        yield group
+
+    def _done(self, one: Input) -> Path:
+        return self.work / f"{one.asked.name}.json"
+
+    def _kept(self, one: Input, k: int) -> Path:
+        return self.work / f"{one.asked.name}.{k}.npy"
+
+    def _has(self, one: Input, k: int) -> bool:
+        """Whether the maps of model `k` are made, and are on disk or in the masks."""
+        return self._done(one).exists() or self._kept(one, k).exists()
+
+    def _maps(
+        self, make: MapMaker, inputs: Iterable[Input], advance: Callable[[int], object]
+    ) -> Iterator[tuple[Frame, ProbabilityMap]]:
+        """Every frame of the inputs with its map; a batch may have frames of several files."""
+        asked = (pair for one in inputs for pair in self._frames(one))
+        while batch := list(islice(asked, self.batch)):
+            pixels = [np.array(frame.pixels) for frame, _ in batch]  # a copy: torch warns of mapped files
+            maps = make(pixels, [angles for _, angles in batch])
+            yield from zip((frame for frame, _ in batch), maps, strict=True)
+            advance(len(batch))
+
+    def _frames(self, one: Input) -> list[tuple[Frame, Angles]]:
+        frames = frames_with_angles(one.path, one.asked.angles, self.models.takes_angles)
+        if len(frames) != one.asked.frames:
+            raise UserError(f"{one.path}: has changed since it was read; give a new folder with -o")
+        return frames
+
+    def _take(self, one: Input, k: int, maps: Iterable[tuple[Frame, ProbabilityMap]]) -> None:
+        """Keep the maps of an input by model `k`, or where it is the last one write the masks."""
+        if k + 1 < len(self.models.makers):
+            with replacing(self._kept(one, k)) as temporary, temporary.open("wb") as file:
+                np.save(file, np.stack([probability for _, probability in maps]))
+            return
+        kept = [np.load(self._kept(one, other), mmap_mode="r") for other in range(k)]
+        folder, rule, asked = self.work / one.asked.name, self.models.rule, self.record.asked
+        remove(folder)
+        files = MaskFiles(
+            folder, one.path, one.asked.name, one.asked.frames, asked.to, self.models.name, asked.identifiers
+        )
+        rows = []
+        for i, (frame, last) in enumerate(maps):
+            total = sum((of_model[i].astype(np.uint32) for of_model in kept), last.astype(np.uint32))
+            probability = (total / (k + 1)).round().astype(np.uint16)
+            mask = threshold_mask(probability, rule.threshold, rule.low)
+            files.add(frame, mask)
+            rows.append(_prediction(one.asked, i, probability, mask, frame))
+        files.close()
+        for path in [path for kind in folder.iterdir() for path in kind.iterdir()]:
+            target = self.out / path.relative_to(folder)
+            target.parent.mkdir(exist_ok=True)
+            remove(target)  # of a run that was killed before it wrote NAME.json
+            path.replace(target)
+        write_text(self._done(one), DONE.dump_json(rows).decode())
+        remove(folder)
+        del kept  # Windows does not remove a file that is mapped
+        for other in range(k):
+            remove(self._kept(one, other))
 
 
-def mean_maps(
-    models: Sequence[Callable[[], ArmModel]],
-    frames: Callable[[], Iterable[Asked]],
-    progress: Progress,
-    mirror: bool,
-) -> Iterator[ProbabilityMap]:
-    """The mean of the models' probability maps, frame by frame.
-
-    Sums are kept on disk, and models are opened one after the other: together they may not fit in memory.
-
-    Args:
-        models: each opens one, in eval mode, on its device.
-        frames: gives all frames, each with the file it is from and its angles.
-        progress: wraps a loop over all frames of all models.
-        mirror: whether each map is the mean of the frame's and of its mirror image's.
-    """
-    asked = progress((model, i, one) for model in (open_one() for open_one in models) for i, one in enumerate(frames()))
-    if len(models) == 1:
-        yield from (_map(model, one, mirror) for model, _, one in asked)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        paths: list[Path] = []
-        for model, i, one in asked:
-            if i == len(paths):
-                paths.append(Path(folder) / f"{i}.npy")
-                np.save(paths[i], np.zeros(one[1].pixels.shape, np.uint32))
-            np.save(paths[i], np.load(paths[i]) + _map(model, one, mirror))
-        for path in paths:
-            yield (np.load(path) / len(models)).round().astype(np.uint16)
-
-
-def _map(model: ArmModel, asked: Asked, mirror: bool) -> ProbabilityMap:
-    _, frame, angles = asked
-    pixels = np.array(frame.pixels)  # a copy: torch warns of mapped files
-    return CachedPredictor(model, pixels, mirror).probability_map(angles)
-
-
-def _free_name(name: str, taken: set[str]) -> str:
-    """`name`, or the first of name-2, name-3 ... that is not taken, also where a disk does not tell A from a."""
-    number, free = 1, name
-    while free.casefold() in taken:
-        number += 1
-        free = f"{name}-{number}"
-    taken.add(free.casefold())
-    return free
-
-
-def _prediction(path: Path, name: str, probability: ProbabilityMap, mask: Mask, frame: Frame) -> Prediction:
-    """What predictions.json says of a map (H, W), as `CachedPredictor` makes it, and its mask (H, W)."""
+def _prediction(asked: AskedFile, i: int, probability: ProbabilityMap, mask: Mask, frame: Frame) -> Prediction:
+    """What predictions.json says of the map (H, W) of frame `i` and its mask (H, W)."""
     height, width = mask.shape
     area = int(mask.sum())
     return Prediction(
-        file=path.as_posix(),
-        name=name,
+        file=asked.file,
+        name=frame_name(asked.name, i, asked.frames),
         height=height,
         width=width,
         area=area,

@@ -33,7 +33,7 @@ def bar(label: str, unit: str, total: int | None = None) -> Progress:
 
 
 @contextmanager
-def steps_bar(label: str, total: int, done: int = 0) -> Iterator[Callable[[int], object]]:
+def steps_bar(label: str, total: int, done: int = 0, unit: str = "step") -> Iterator[Callable[[int], object]]:
     """Show a progress bar of `total` steps, and yield a function that adds to the steps that are done.
 
     Only the first of several processes shows it (`RANK`, as torchrun sets it).
@@ -42,11 +42,12 @@ def steps_bar(label: str, total: int, done: int = 0) -> Iterator[Callable[[int],
         label: stands before the bar.
         total: steps of the whole run.
         done: steps that an earlier process took.
+        unit: what a step is, in the singular.
     """
     from tqdm import tqdm
 
     hidden = None if os.environ.get("RANK", "0") == "0" else True
-    with tqdm(total=total, initial=done, desc=label, unit="step", dynamic_ncols=True, disable=hidden) as steps:
+    with tqdm(total=total, initial=done, desc=label, unit=unit, dynamic_ncols=True, disable=hidden) as steps:
         yield steps.update
 
 

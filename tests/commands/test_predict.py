@@ -62,6 +62,11 @@ def refused(*arguments) -> str:
     return str(caught.value)
 
 
+def told_of():
+    """The rows of out/predictions.json."""
+    return read_json("out/predictions.json")["predictions"]
+
+
 def mask(path):
     return np.asarray(Image.open(path))
 
@@ -93,8 +98,8 @@ def test_the_masks_are_those_of_the_evaluation(small, frames, name, changes, tmp
     for needless in ("params.yaml", "conf", "data"):
         (tmp_path / needless).rename(tmp_path / f"no-{needless}")
     rules = ["--rules", f"reports/evaluation/{name}/rules.json"]
-    ask(f"models/{name}/fold-0/seed-0", "frames", *(rules if changes else ["--angles-csv", "angles.csv"]), "--json")
-    rows, told = read_csv(f"reports/evaluation/{name}/cases.csv"), read_json("out/predictions.json")
+    ask(f"models/{name}/fold-0/seed-0", "frames", *(rules if changes else ["--angles-csv", "angles.csv"]), "--batch", 1)
+    rows, told = read_csv(f"reports/evaluation/{name}/cases.csv"), told_of()
     assert len(rows) == len(told) == len(frames)
     for i, (case, row, one) in enumerate(zip(frames, rows, told, strict=True)):
         assert (one["name"], Path(one["file"]).stem) == (case.case_id, case.case_id)
@@ -117,19 +122,21 @@ def test_every_frame_of_a_cine_has_a_mask_and_no_name_is_taken_twice(trained):
     for patient, frame in (("p0", first), ("p1", second)):
         Path(patient).mkdir()
         np.save(f"{patient}/cine.npy", np.stack([frame, frame // 2]))
-    Image.fromarray(first).save("p1/Cine-00001.png")
-    ask(MODEL, "p0/cine.npy", "p1", "p0", "--angles", "-30", "20.5", "--json")
-    told = [(row["file"], row["name"]) for row in read_json("out/predictions.json")]
+    Image.fromarray(first).save("p1/Cine.png")
+    ask(MODEL, "p0/cine.npy", "p1", "p0", "--angles", "-30", "20.5")
+    told = [(row["file"], row["name"]) for row in told_of()]
     assert told == [
-        ("p0/cine.npy", "cine-00000"),
-        ("p0/cine.npy", "cine-00001"),
-        ("p1/Cine-00001.png", "Cine-00001-2"),
-        ("p1/cine.npy", "cine-00000-2"),
-        ("p1/cine.npy", "cine-00001-3"),
+        ("p0/cine.npy", "cine/00000"),
+        ("p0/cine.npy", "cine/00001"),
+        ("p1/Cine.png", "Cine-2"),
+        ("p1/cine.npy", "cine-3/00000"),
+        ("p1/cine.npy", "cine-3/00001"),
     ]
-    assert {path.stem for path in Path("out/masks").iterdir()} == {name for _, name in told}
+    for folder in ("out/masks", "out/overlays"):
+        found = Path(folder).rglob("*.png")
+        assert {path.relative_to(folder).with_suffix("").as_posix() for path in found} == {name for _, name in told}
     assert {path.name for path in Path("out").iterdir()} == {"masks", "overlays", "predictions.json"}
-    np.testing.assert_array_equal(mask("out/masks/cine-00000.png"), mask("out/masks/Cine-00001-2.png"))
+    np.testing.assert_array_equal(mask("out/masks/cine/00000.png"), mask("out/masks/Cine-2.png"))
 
 
 def test_a_dicom_file_brings_its_angles(trained):
@@ -153,7 +160,7 @@ def test_a_dicom_file_brings_its_angles(trained):
     ask(MODEL, "study")
     expected = mask("reports/evaluation/lora/pictures/prediction-0-00000.png")
     for i in range(2):
-        np.testing.assert_array_equal(mask(f"out/masks/IM0001-0000{i}.png"), expected)
+        np.testing.assert_array_equal(mask(f"out/masks/IM0001/0000{i}.png"), expected)
     del made.PositionerPrimaryAngle
     made.save_as("study/IM0001", enforce_file_format=True)
     shutil.rmtree("out")
@@ -171,7 +178,7 @@ def test_what_is_missing_or_wrong_is_one_line(trained):
     assert "as models/lora/fold-0/seed-0" in refused("models/fourth", "frames")
     assert "no such file or folder" in refused(MODEL, "frames", "nowhere")
     assert ".npy or DICOM file" in refused(MODEL, "params.yaml")
-    assert "in it; folders in it are not looked into" in refused(MODEL, ".")
+    assert "in it; --recursive looks into its folders" in refused(MODEL, ".")
     for angles in (("200", "0"), ("nan", "0"), ("left", "0")):
         assert "is not a number of degrees" in refused(MODEL, "frames", "--angles", *angles)
     for array in (np.zeros((4, 5, 3), np.uint8), np.zeros((4, 5)), np.zeros((2, 3, 4, 5), np.uint8)):
