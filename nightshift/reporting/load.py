@@ -85,7 +85,7 @@ def read_arm(name: str, root: Path = Path()) -> ArmResults:
     if not cards:
         raise UserError(f"models/{name}: no fold-F/seed-S/card.json in it yet; `dvc repro` makes it")
     cards.sort(key=lambda card: (card.fold, card.seed))
-    cases, external = (_read_cases(folder / f"{name}.csv", may_be_empty=name == "external") for name in TABLES)
+    cases, external = (read_cases(folder / f"{name}.csv", may_be_empty=name == "external") for name in TABLES)
     ablations = read_table(
         folder / "ablations.csv",
         integers=RUN,
@@ -117,7 +117,7 @@ def read_arm(name: str, root: Path = Path()) -> ArmResults:
     )
 
 
-def _read_cases(path: Path, *, may_be_empty: bool) -> pd.DataFrame:
+def read_cases(path: Path, *, may_be_empty: bool) -> pd.DataFrame:
     """A table of cases as evaluation writes it. Raises UserError as `read_table` does."""
     return read_table(
         path,

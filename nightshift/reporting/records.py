@@ -45,14 +45,15 @@ class ExternalMetrics(Record):
 class Metrics(Record):
     """reports/comparison/metrics.json.
 
-    `verdict`: the arm with the highest Dice if every other arm is told from it at `level`, else `undecided`.
+    `verdict`: the arm with the highest Dice if every other arm is told from it at `level`, else `undecided`; None of a
+    single arm, which there is nothing to compare with.
     `recommended`: the cheapest arm that is not worse than the best by more than compare.margin; None without costs.
     `patients_needed`: by a next study, where the verdict is undecided and a number can be told. `against`: every arm
     but the reference. `seeds`: models of each arm, of that with the fewest. `external`: of a second data set.
     """
 
     reference: str
-    verdict: str
+    verdict: str | None
     recommended: str | None
     level: float
     patients_needed: int | None

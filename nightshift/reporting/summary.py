@@ -99,7 +99,7 @@ def summarise(arms: Mapping[str, ArmResults], chosen: Compare) -> Comparison:
     count, patients = size(cases[reference])
     metrics = Metrics(
         reference=reference,
-        verdict=best if others and not equal else UNDECIDED,
+        verdict=(UNDECIDED if equal else best) if others else None,
         recommended=recommended(best, from_best, {name: arm.seconds for name, arm in arms.items()}, chosen.margin),
         level=level,
         patients_needed=_needed(dice, best, equal, level),

@@ -37,7 +37,7 @@ def _of_two(comparison: Comparison, arms: Mapping[str, ArmResults]) -> tuple[str
     text = f"{', '.join(parts)}; {dice.other:.3f} against {dice.reference:.3f}, {units(one.cases)}."
     if metrics.verdict == UNDECIDED:
         return "Undecided", f"{text} {needed_patients(dice.delta, metrics)}"
-    return f"{label(metrics.verdict)} is better", text
+    return f"{label(comparison.best)} is better", text
 
 
 def _of_many(comparison: Comparison, arms: Mapping[str, ArmResults], margin: float) -> tuple[str, str]:
@@ -46,7 +46,7 @@ def _of_many(comparison: Comparison, arms: Mapping[str, ArmResults], margin: flo
     dice, cases = metrics.arms[best], arms[best].cases
     shown = f" {interval(dice.ci95)}" if dice.ci95 else ""
     if not comparison.others:
-        return "One arm, no comparison", f"{label(best)} {dice.dice:.3f} Dice{shown}; {units(cases)}."
+        return "Nothing to compare", f"{label(best)} {dice.dice:.3f} Dice{shown}; {units(cases)}."
     similar = comparison.not_told
     if len(similar) == len(comparison.from_best):
         told = "not told from any other arm"

@@ -22,7 +22,7 @@ def limits(arms: Mapping[str, ArmResults], level: float) -> list[str]:
     cases = rows.drop_duplicates("case_id")
     n, sentences, fewest = patients_of(cases).nunique(), [], fewest_units(level)
     lone, unseen = int((cases["patient_id"] == "").sum()), int(cases[ANGLES[0]].isna().sum())
-    if n < fewest:
+    if n < fewest and len(arms) > 1:
         sentences.append(f"This cannot be decided with {units(cases)}: p < {level:g} needs at least {fewest}.")
     elif n < FEW:
         sentences.append(f"The test set has only {units(cases)}: single ones weigh heavily in every mean.")

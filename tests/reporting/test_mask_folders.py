@@ -144,7 +144,6 @@ def test_it_needs_no_project(folders):
         (["--masks", "frozen"], "--masks frozen: expected NAME=DIR"),
         (["--masks", "=f"], "--masks =f: name '': expected letters, digits, _ and -, which is not the first"),
         (["--masks", "a/b=f"], "name 'a/b': expected letters, digits, _ and -, which is not the first"),
-        (["--masks", "a=f"], "one --masks only: nothing to compare"),
         (["--masks", "a=f", "--masks", "A=l"], "a second folder of 'A'"),
         (["--masks", "a=f", "--masks", "lora=l", "--reference", "lore"], "--reference lore: .* did you mean 'lora'"),
     ],

@@ -188,7 +188,7 @@ def test_several_arms_in_words():
 
 def test_one_arm_has_nothing_to_be_compared_with():
     assert answered({"frozen": measured([0.5, 0.6])}) == (
-        "One arm, no comparison", "Frozen 0.550 Dice [-0.085, 1.185]; 2 patients."
+        "Nothing to compare", "Frozen 0.550 Dice [-0.085, 1.185]; 2 patients."
     )  # fmt: skip
 
 
