@@ -18,12 +18,12 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def hash_folder(*folders: Path) -> str:
-    """One hash of the names and contents of all files below `folders`."""
+def hash_folder(*paths: Path) -> str:
+    """One hash of the names and contents of all files below folders, and of single files' contents."""
     total = hashlib.sha256()
-    for folder in folders:
-        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-            total.update(f"{path.relative_to(folder).as_posix()} {sha256(path)}\n".encode())
+    for top in paths:
+        for path in sorted(p for p in (top, *top.rglob("*")) if p.is_file()):
+            total.update(f"{path.relative_to(top).as_posix()} {sha256(path)}\n".encode())
     return total.hexdigest()
 
 

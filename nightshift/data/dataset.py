@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from nightshift.console.errors import UserError
+from nightshift.core.hashing import hash_folder
 from nightshift.core.io import read_csv
 from nightshift.core.records import Folds
 from nightshift.data.locations import DETAILS, FOLDS, FRAMES, MASKS, PREPARED
@@ -106,24 +107,30 @@ class Cases:
         )
 
 
-def read_folds() -> Folds:
+def data_hash(folder: Path = PREPARED) -> str:
+    """One hash of the prepared frames, masks and folds: models with one hash have the same test cases in a fold."""
+    return hash_folder(folder / FRAMES, folder / MASKS, folder / FOLDS)
+
+
+def read_folds(folder: Path = PREPARED) -> Folds:
     """The folds of the prepared data set. Raises UserError where there are none yet."""
-    return Folds.read(PREPARED / FOLDS)
+    return Folds.read(folder / FOLDS)
 
 
-def open_part(fold: int, part: str, patients: int | Literal["all"] = "all") -> Cases:
+def open_part(fold: int, part: str, patients: int | Literal["all"] = "all", folder: Path = PREPARED) -> Cases:
     """The train, val or test cases of a fold; those of test with their spacing and groups.
 
     Args:
         fold: number of the fold.
         part: `train`, `val` or `test`.
         patients: how many of its patients; those of a smaller number are among those of a larger one.
+        folder: of the prepared data set.
 
     Raises:
         UserError: there are fewer patients.
     """
-    members = set(getattr(read_folds().folds[fold], part))
-    rows = dict(enumerate(read_csv(PREPARED / FRAMES / "cases.csv")))
+    members = set(getattr(read_folds(folder).folds[fold], part))
+    rows = dict(enumerate(read_csv(folder / FRAMES / "cases.csv")))
     rows = {number: row for number, row in rows.items() if row["case_id"] in members}
     if patients != "all":
         units = sorted({unit_of(row["case_id"], row["patient_id"]) for row in rows.values()})
@@ -135,7 +142,7 @@ def open_part(fold: int, part: str, patients: int | Literal["all"] = "all") -> C
         random.Random(0).shuffle(units)  # noqa: S311, no secret
         chosen = set(units[:patients])
         rows = {n: row for n, row in rows.items() if unit_of(row["case_id"], row["patient_id"]) in chosen}
-    return Cases(PREPARED, list(rows), details=part == "test")
+    return Cases(folder, list(rows), details=part == "test")
 
 
 def free_name(name: str, taken: Collection[str]) -> str:

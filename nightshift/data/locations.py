@@ -13,6 +13,11 @@ WEIGHTS = "weights.json"  # in data/encoded/ARM: the pretrained weights, as data
 FRAMES, MASKS, FOLDS, DETAILS = "cases", "masks", "folds.json", "details.csv"
 
 
+def project_of(model: Path) -> Path:
+    """The project's folder, of a model in its models/ARM/fold-F/seed-S."""
+    return model.absolute().joinpath(*[".."] * 4).resolve()
+
+
 def model_folder(arm: Path, fold: int, seed: int) -> Path:
     """Of one model in models/ARM."""
     return arm / f"fold-{fold}" / f"seed-{seed}"

@@ -17,9 +17,9 @@ class Card(Record):
     """What training chose by validation (`epoch`, `threshold`, `val_dice`), and what it was trained on.
 
     `learning_rate`: it was trained with; `tried`: validation Dice of each that was tried in its fold, by the rate,
-    where there were several. `data_hash`: of the prepared frames and masks; `cases`: how many of the fold, by part;
-    `patients`: to train on. `weights`:
-    data/weights/ARM.json as it was at training: path, and size and sha256; path `none` where nothing is pretrained.
+    where there were several. `data_hash`: of the prepared frames, masks and folds; `cases`: how many of the fold, by
+    part; `patients`: to train on. `weights`: data/weights/ARM.json as it was at training: path, and size and sha256;
+    path `none` where nothing is pretrained.
     """
 
     fold: int

@@ -16,11 +16,10 @@ from nightshift.backbone.encoder import count_parameters
 from nightshift.config.hardware import hardware
 from nightshift.config.params import ArmSettings
 from nightshift.console.progress import say
-from nightshift.core.hashing import hash_folder
 from nightshift.core.io import link, read_csv, read_json, replacing, write_csv
 from nightshift.core.records import Record
-from nightshift.data.dataset import open_part, read_folds, unit_of
-from nightshift.data.locations import ENCODED, FRAMES, MASKS, MODELS, PREPARED, WEIGHTS, model_folder
+from nightshift.data.dataset import data_hash, open_part, read_folds, unit_of
+from nightshift.data.locations import ENCODED, MODELS, WEIGHTS, model_folder
 from nightshift.data.samples import TrainingCases
 from nightshift.data.shards import Shards
 from nightshift.engine import checkpoints, distributed
@@ -112,7 +111,7 @@ class Trainings:
         prefix = prefix_of(settings)
         self.kept = Shards(ENCODED / settings.name, "pt") if prefix is not None and prefix.blocks else None
         self.weights = read_json(ENCODED / settings.name / WEIGHTS)
-        self.data_hash = hash_folder(PREPARED / FRAMES, PREPARED / MASKS)
+        self.data_hash = data_hash()
         self.folds = read_folds().folds
         kind_of(settings)  # imports it: the fingerprint is of the code that is loaded
         self.shared = checkpoints.fingerprint(

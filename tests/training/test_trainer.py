@@ -12,9 +12,9 @@ from helpers.models import CPU, PLAIN, UNET, batch, card_of, new_model, rule_of_
 from PIL import Image
 
 from nightshift.console.errors import UserError
-from nightshift.core.hashing import hash_folder
 from nightshift.core.io import read_csv, read_json
 from nightshift.core.records import ArmVerdict
+from nightshift.data.dataset import data_hash
 from nightshift.data.letterbox import square_to_frame
 from nightshift.data.samples import TrainingCases, angles_of
 from nightshift.engine.device import seed_everything
@@ -189,7 +189,7 @@ def test_an_arm_from_prepared_to_evaluated(small, prepared, name, blocks):
         assert {p.name for p in folder.iterdir()} == {"head.safetensors", "card.json"} | adapters
         card = read_json(folder / "card.json")
         assert (card["seed"], card["settings"]["name"], card["settings"]["arm"]["kind"]) == (seed, name, name)
-        assert card["data_hash"] == hash_folder(Path("data/prepared/cases"), Path("data/prepared/masks"))
+        assert card["data_hash"] == data_hash()
     rows = read_csv(f"reports/evaluation/{name}/cases.csv")
     assert [(r["seed"], r["case_id"]) for r in rows] == [(s, c) for s in "03" for c in ("case-7", "case-8")]
     dice = read_json(f"reports/evaluation/{name}/metrics.json")["dice"]
