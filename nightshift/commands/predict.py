@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from nightshift.commands.prediction_record import Format, LeftOutFiles, Predictions
     from nightshift.config.params import ArmSettings
     from nightshift.evaluation.rules import Rule
+    from nightshift.model.base import ArmModel
     from nightshift.model.card import Card
     from nightshift.model.predictor import MapMaker
 
@@ -168,18 +169,18 @@ def models_of(arguments: argparse.Namespace) -> Models:
 
     cards = model_card.read_cards(arguments.model)
     settings = {folder: model_card.settings_of(one, folder, arguments.weights) for folder, one in cards.items()}
-    card, rule = next(iter(cards.values())), _rule(cards, arguments.rules)
+    card, rule = next(iter(cards.values())), rule_of_models(cards, arguments.rules)
     name = f"{card.settings.name}/fold-{card.fold}/seed-{card.seed}"
     return Models(
         name=name if len(cards) == 1 else f"{card.settings.name}, mean of {len(cards)} models",
         hashes={folder.as_posix(): sha256(folder / model_card.NAME) for folder in cards},
         takes_angles=card.settings.view.mode == "film",
         rule=rule,
-        makers=[partial(_open, folder, of_model, rule.mirror) for folder, of_model in settings.items()],
+        makers=[partial(_maker, folder, of_model, rule.mirror) for folder, of_model in settings.items()],
     )
 
 
-def _rule(cards: dict[Path, Card], file: Path | None) -> Rule:
+def rule_of_models(cards: dict[Path, Card], file: Path | None) -> Rule:
     """How the masks of these models are made: the mean of their thresholds, those of their cards or those in `file`.
 
     Raises UserError for a file that does not have every model.
@@ -197,12 +198,19 @@ def _rule(cards: dict[Path, Card], file: Path | None) -> Rule:
     return Rule(mirror=of_models[0].mirror, threshold=threshold, low=mean(lower) if lower else None)
 
 
-def _open(folder: Path, settings: ArmSettings, mirror: bool) -> MapMaker:
+def open_model(folder: Path, settings: ArmSettings) -> ArmModel:
+    """The trained model in `folder`, on its device."""
     from nightshift.engine.device import device
     from nightshift.model.kinds import kind_of
+
+    model: ArmModel = kind_of(settings).open_model(folder, settings).to(device())
+    return model
+
+
+def _maker(folder: Path, settings: ArmSettings, mirror: bool) -> MapMaker:
     from nightshift.model.predictor import map_maker
 
-    return map_maker(kind_of(settings).open_model(folder, settings).to(device()), mirror)
+    return map_maker(open_model(folder, settings), mirror)
 
 
 def checked(

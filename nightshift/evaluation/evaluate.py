@@ -55,16 +55,15 @@ def evaluate_model(
     """
     rows: list[Cells] = []
     ablated: list[Cells] = []
-    spaced = _spaced(cases)
+    spaced = all_spaced(cases)
     for i in progress(range(len(cases))):
         case = cases[i]
         angles = angles_of(case, card.settings.view.mode)
         predictor = CachedPredictor(model, case.frame, rule.mirror)
         probability = predictor.probability_map(angles)
         mask = threshold_mask(probability, rule.threshold, rule.low)
-        Image.fromarray(probability).save(pictures / f"probability-{card.seed}-{first + i:05d}.png")
-        _save_mask(mask, pictures / f"prediction-{card.seed}-{first + i:05d}.png")
-        rows.append(row := _row(case, probability, mask, card, spaced))
+        write_map(probability, mask, pictures, card.seed, first + i)
+        rows.append(row := measured(case, probability, mask, (card.fold, card.seed), spaced))
         for ablation, (view, tokens) in _ablations(cases, i, case, angles, card.settings).items():
             found = threshold_mask(predictor.probability_map(view, tokens), rule.threshold, rule.low)
             ablated.append(
@@ -77,29 +76,38 @@ def external_rows(
     model: ArmModel, cases: Cases, card: Card, rule: Rule, progress: Callable[[Iterable[int]], Iterable[int]]
 ) -> list[Cells]:
     """The rows of `evaluate_model`, for cases of a second data set: no pictures, no ablations."""
-    rows, spaced = [], _spaced(cases)
+    rows, spaced = [], all_spaced(cases)
     for i in progress(range(len(cases))):
         case = cases[i]
         angles = angles_of(case, card.settings.view.mode)
         probability = CachedPredictor(model, case.frame, rule.mirror).probability_map(angles)
         mask = threshold_mask(probability, rule.threshold, rule.low)
-        rows.append(_row(case, probability, mask, card, spaced))
+        rows.append(measured(case, probability, mask, (card.fold, card.seed), spaced))
     return rows
 
 
-def _spaced(cases: Cases) -> bool:
+def all_spaced(cases: Cases) -> bool:
+    """Whether the size of a pixel is known of every case."""
     return all(row.get(SPACING[0]) for row in cases.rows)
 
 
-def _row(case: Case, probability: np.ndarray, mask: np.ndarray, card: Card, spaced: bool) -> Cells:
-    """COLUMNS of one case, its groups, and where every case of its set is `spaced` MILLIMETRES."""
-    values = (card.fold, card.seed, case.case_id, case.patient_id, *(case.angles or ("", "")))
+def measured(case: Case, probability: np.ndarray, mask: np.ndarray, run: tuple[int, int], spaced: bool) -> Cells:
+    """COLUMNS of one case, its groups, and where every case of its set is `spaced` MILLIMETRES.
+
+    Args:
+        case: with its true mask.
+        probability: (H, W) uint16, as `CachedPredictor` makes it.
+        mask: (H, W) bool, made of it.
+        run: fold and seed of the model.
+        spaced: as `all_spaced`.
+    """
+    values = (*run, case.case_id, case.patient_id, *(case.angles or ("", "")))
     spacing = case.spacing if spaced else None
-    measured = all_measures(mask, case.mask, spacing) | calibration(probability, case.mask)
+    found = all_measures(mask, case.mask, spacing) | calibration(probability, case.mask)
     if spacing is not None:
-        measured |= millimetres(mask, case.mask, spacing)
+        found |= millimetres(mask, case.mask, spacing)
     groups = {free_name(name, COLUMNS + MILLIMETRES): value for name, value in case.groups.items()}
-    return dict(zip(WHO, values, strict=True)) | measured | groups
+    return dict(zip(WHO, values, strict=True)) | found | groups
 
 
 def _ablations(
@@ -137,6 +145,12 @@ def write_pictures(cases: Cases, pictures: Path, first: int = 0) -> None:
         case = cases[i]
         Image.fromarray(case.frame).save(pictures / f"frame-{first + i:05d}.png")
         _save_mask(case.mask, pictures / f"truth-{first + i:05d}.png")
+
+
+def write_map(probability: np.ndarray, mask: np.ndarray, pictures: Path, seed: int, number: int) -> None:
+    """Write probability-SEED-NNNNN.png, 16 bit, and the mask made of it, prediction-SEED-NNNNN.png."""
+    Image.fromarray(probability).save(pictures / f"probability-{seed}-{number:05d}.png")
+    _save_mask(mask, pictures / f"prediction-{seed}-{number:05d}.png")
 
 
 def _save_mask(mask: np.ndarray, path: Path) -> None:
@@ -190,8 +204,8 @@ def evaluate_arm(name: str, predict: Predict) -> None:
         speed = (len(rows) + len(of_second)) / (time.perf_counter() - start)
         record |= {"cases": first + len(second), "cases_per_second": round(speed, 3)}
     Rules(rules=rules).write(out / NAME)
-    write_csv(out / "cases.csv", _columns(rows), rows)
-    write_csv(out / "external.csv", _columns(of_second), of_second)
+    write_cells(out / "cases.csv", rows)
+    write_cells(out / "external.csv", of_second)
     write_csv(out / "ablations.csv", ABLATIONS, ablated)
     write_table(out / "reliability.csv", pooled)
     write_json(out / "metrics.json", means(pd.DataFrame(rows)))
@@ -199,6 +213,6 @@ def evaluate_arm(name: str, predict: Predict) -> None:
     print(f"{name} arm on {first} test cases{also}: {out.as_posix()}")
 
 
-def _columns(rows: list[Cells]) -> list[str]:
-    """Of a table of `rows`, also where there are none."""
-    return list(dict.fromkeys([*COLUMNS, *(column for row in rows for column in row)]))
+def write_cells(path: Path, rows: list[Cells]) -> None:
+    """Write a table of `rows`, with a header also where there are none."""
+    write_csv(path, list(dict.fromkeys([*COLUMNS, *(column for row in rows for column in row)])), rows)

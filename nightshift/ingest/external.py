@@ -9,7 +9,7 @@ from nightshift.config.params import DataSet, DataSettings
 from nightshift.config.presets import BySplit, Dicom, Manifest
 from nightshift.core.records import BetweenSets, SimilarCase, SimilarFrames, SimilarPair
 from nightshift.ingest import near_duplicates, similar_frames
-from nightshift.ingest.case_check import Progress
+from nightshift.ingest.case_check import Floats, Progress
 from nightshift.ingest.leaks import SHOWN
 from nightshift.ingest.record import Problem, SourceCase
 from nightshift.ingest.source_check import CheckedSource, check_source, without
@@ -32,6 +32,15 @@ class External:
     between: BetweenSets = field(default_factory=BetweenSets)
 
 
+@dataclass(frozen=True)
+class KnownFrame:
+    """A frame that no test case may have: its sketch (1024,), its digest, and how a message names its case."""
+
+    sketch: Floats
+    digest: bytes
+    name: str
+
+
 def check_external(
     settings: DataSettings, first: CheckedSource, used: Sequence[SourceCase], progress: Progress
 ) -> External:
@@ -49,7 +58,8 @@ def check_external(
     if settings.external is None:
         return External()
     second = check_source(all_tested(settings.external), settings, progress)
-    problems = [*second.problems, *_known_frames(second, first, used)]
+    known = [_known(first, case) for case in used]
+    problems = [*second.problems, *known_frames(second, [one for one in known if one is not None])]
     cases = without(second.cases, problems)
     if not cases:
         problems.append(Problem(second.data.file, "", "no case is left; put right what is wrong, or use.external=none"))
@@ -70,28 +80,35 @@ def all_tested(data: DataSet) -> DataSet:
     return data.model_copy(update={"source": data.source.model_copy(update=changes)})
 
 
-def _known_frames(second: CheckedSource, first: CheckedSource, used: Sequence[SourceCase]) -> list[Problem]:
-    """A problem for each case whose frame is in the first set, too, whatever the ids of the patients are."""
-    cases = [case for case in second.cases if second.checks[case.case_id].sketch is not None]
-    if not cases or not used:
+def known_frames(second: CheckedSource, others: Sequence[KnownFrame]) -> list[Problem]:
+    """A problem for each case whose frame is one of `others`, too, whatever the ids of the patients are."""
+    sketched = [(case, check) for case in second.cases if (check := second.checks[case.case_id]).sketch is not None]
+    if not sketched or not others:
         return []
-    sketches = np.stack([second.checks[case.case_id].sketch for case in cases])  # type: ignore[misc]
-    others = np.stack([first.checks[case.case_id].sketch for case in used])  # type: ignore[misc]
+    sketches = np.stack([check.sketch for _, check in sketched if check.sketch is not None])
     index, correlation = near_duplicates.nearest(
-        sketches, others, np.zeros(len(cases), np.intp), np.ones(len(used), np.intp)
+        sketches,
+        np.stack([one.sketch for one in others]),
+        np.zeros(len(sketched), np.intp),
+        np.ones(len(others), np.intp),
     )
     problems = []
-    for case, i, value in zip(cases, index, correlation, strict=True):
+    for (case, check), i, value in zip(sketched, index, correlation, strict=True):
         if value >= near_duplicates.SAME:
-            other = used[i]
-            same = second.checks[case.case_id].frame == first.checks[other.case_id].frame
             file = case.files[0] if second.rules.name_files and case.files else "frame"
             text = (
-                f"{file}: {'the very' if same else 'nearly the'} frame of case '{other.case_id}' of {first.data.name} "
-                f"({other.where}), a leak: nothing may be tested that was trained on; take it out of one of the sets"
+                f"{file}: {'the very' if check.frame == others[i].digest else 'nearly the'} frame of case "
+                f"{others[i].name}, a leak: nothing may be tested that was trained on; take it out of one of the sets"
             )
             problems.append(Problem(case.where, case.case_id, text))
     return problems
+
+
+def _known(first: CheckedSource, case: SourceCase) -> KnownFrame | None:
+    """The frame of a case of the first set; None where it cannot be compared."""
+    check = first.checks[case.case_id]
+    name = f"'{case.case_id}' of {first.data.name} ({case.where})"
+    return None if check.sketch is None else KnownFrame(check.sketch, check.frame, name)
 
 
 def _people(of: CheckedSource, cases: Sequence[SourceCase]) -> set[str]:

@@ -106,18 +106,31 @@ def usable(checked: Checked, on_problem: str) -> list[splits.Split]:
         UserError: there are problems and `on_problem` is stop; something is wrong with the source as a whole; too
             little is left without the cases that have a problem.
     """
-    problems = checked.problems
-    stop = on_problem == "stop" or any(problem.where in checked.files for problem in problems)
+    stop_or_list(checked.problems, checked.files, on_problem)
+    return splits.filled(checked.folds)
+
+
+def stop_or_list(problems: list[Problem], files: list[str], on_problem: str) -> None:
+    """Print a table of the problems, unless the only one is the error.
+
+    Args:
+        problems: of the cases, and of the presets.
+        files: the presets' ones.
+        on_problem: `stop`, or `skip` to go on without these cases.
+
+    Raises:
+        UserError: there are problems and `on_problem` is stop, or one is of a source as a whole.
+    """
+    stop = on_problem == "stop" or any(problem.where in files for problem in problems)
     if problems and stop and len(problems) == 1:
         raise UserError(f"{problems[0].where}: {problems[0].what}")
     if problems:
         say(_table(problems))
     if problems and stop:
         raise UserError(
-            f"{' and '.join(checked.files)}: the {len(problems)} problems listed above; put them right, or leave "
+            f"{' and '.join(files)}: the {len(problems)} problems listed above; put them right, or leave "
             "those cases out with prepare.on_problem: skip"
         )
-    return splits.filled(checked.folds)
 
 
 def similar_text(similar: SimilarFrames) -> str:

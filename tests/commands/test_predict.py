@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.docs import PAGES, blocks
-from helpers.models import PLAIN, WITHOUT_ENCODER
+from helpers.models import WITHOUT_ENCODER, train_and_evaluate
 from PIL import Image
 
 from nightshift.arms import lora
@@ -23,31 +23,14 @@ from nightshift.config.sections import Predict
 from nightshift.console.errors import UserError
 from nightshift.core.hashing import hash_files, sha256
 from nightshift.core.io import read_csv, read_json, write_json
-from nightshift.core.records import ArmVerdict
 from nightshift.data.letterbox import frame_to_square
-from nightshift.evaluation.evaluate import evaluate_arm
 from nightshift.evaluation.measures import all_measures
-from nightshift.feature_cache import encode_arm, encode_nothing
 from nightshift.model.card import read_card, settings_of
 from nightshift.model.head_file import load_head
-from nightshift.model.kinds import prefix_of
 from nightshift.model.segmentation import SegmentationModel
-from nightshift.training.arm import train_arm
 
 MODEL = "models/lora/fold-0/seed-0"
 PREFIX = "detector.backbone.vision_backbone."
-
-
-def train(settings, masks=PLAIN):
-    """models/NAME and reports/evaluation/NAME from data/prepared."""
-    prefix = prefix_of(settings)
-    ArmVerdict(ok=True, cause="", cure="", prefix=prefix).write(Path(f"reports/probe/arms/{settings.name}.json"))
-    if prefix is None:
-        encode_nothing(settings.name)
-    else:
-        encode_arm(settings.name, settings, prefix)
-    train_arm(settings)
-    evaluate_arm(settings.name, masks)
 
 
 def ask(*arguments):
@@ -86,7 +69,7 @@ def frames(prepared):
 @pytest.fixture
 def trained(small, frames):
     """A LoRA arm in models/lora/fold-0/seed-0, evaluated on the same two cases."""
-    train(small({}, "lora"))
+    train_and_evaluate(small({}, "lora"))
     return frames
 
 
@@ -94,7 +77,9 @@ def trained(small, frames):
 @pytest.mark.parametrize("changes", [{}, {"encoder.precision": "bf16", "encoder.resolution": 84, "view.mode": "none"}])
 def test_the_masks_are_those_of_the_evaluation(small, frames, name, changes, tmp_path):
     masks = Predict(mirror=bool(changes), hysteresis=bool(changes))
-    train(small(WITHOUT_ENCODER | changes | ({"encoder.channels": "vesselness"} if changes else {}), name), masks)
+    train_and_evaluate(
+        small(WITHOUT_ENCODER | changes | ({"encoder.channels": "vesselness"} if changes else {}), name), masks
+    )
     for needless in ("params.yaml", "conf", "data"):
         (tmp_path / needless).rename(tmp_path / f"no-{needless}")
     rules = ["--rules", f"reports/evaluation/{name}/rules.json"]
@@ -237,7 +222,7 @@ def weighted(small, frames):
     neck = encoder.build(Encoder(**settings.preset.model_dump() | {"seed": 7}))
     torch.save({PREFIX + name: value for name, value in neck.state_dict().items()}, "sam3.pt")
     write_json(record_of("lora"), hash_files([Path("sam3.pt")], iter)[0])
-    train(settings)
+    train_and_evaluate(settings)
     return settings
 
 
@@ -268,7 +253,7 @@ def test_an_arm_of_random_weights_takes_no_file(trained):
 
 @pytest.mark.parametrize("name", ["unet", "vesselness"])
 def test_an_arm_without_an_encoder_takes_no_weights(small, frames, name):
-    train(small(WITHOUT_ENCODER, name))
+    train_and_evaluate(small(WITHOUT_ENCODER, name))
     card = read_json(f"models/{name}/fold-0/seed-0/card.json")
     assert card["weights"] == {"path": "none"} and not {"encoder", "preset", "head"} & card["settings"].keys()
     asked = (f"models/{name}/fold-0/seed-0", "frames", "--angles", "0", "0")
@@ -356,7 +341,7 @@ def test_the_documented_lines_of_plain_peft_give_our_trunk(weighted):
 
 
 def test_the_models_of_an_arm_together_give_their_mean(small, frames):
-    train(small({"train.seeds": [0, 1, 2]}))
+    train_and_evaluate(small({"train.seeds": [0, 1, 2]}))
     maps, thresholds = [], []
     for seed in range(3):
         folder = f"models/frozen/fold-0/seed-{seed}"

@@ -10,17 +10,20 @@ from nightshift.arms.lora import AdaptedModel
 from nightshift.backbone import encoder
 from nightshift.config.params import ArmSettings
 from nightshift.config.sections import Predict
-from nightshift.core.records import Prefix
+from nightshift.core.records import ArmVerdict, Prefix
 from nightshift.data.dataset import Cases, Frames
 from nightshift.data.locations import PREPARED
 from nightshift.data.samples import TrainingCases
 from nightshift.data.shards import Shards
 from nightshift.engine.device import seed_everything
+from nightshift.evaluation.evaluate import evaluate_arm
 from nightshift.evaluation.rules import Rule
-from nightshift.feature_cache import encode_cases
+from nightshift.feature_cache import encode_arm, encode_cases, encode_nothing
 from nightshift.model.card import Card
+from nightshift.model.kinds import prefix_of
 from nightshift.model.segmentation import SegmentationModel
 from nightshift.training import trainer
+from nightshift.training.arm import train_arm
 
 CPU = torch.device("cpu")
 MINI = {
@@ -114,3 +117,15 @@ def card_of(settings: ArmSettings, seed: int = 3, threshold: float = 0.05) -> Ca
 def rule_of_card(card: Card) -> Rule:
     """One threshold, the card's."""
     return Rule(mirror=False, threshold=card.threshold)
+
+
+def train_and_evaluate(settings: ArmSettings, masks: Predict = PLAIN) -> None:
+    """models/NAME and reports/evaluation/NAME from data/prepared."""
+    prefix = prefix_of(settings)
+    ArmVerdict(ok=True, cause="", cure="", prefix=prefix).write(Path(f"reports/probe/arms/{settings.name}.json"))
+    if prefix is None:
+        encode_nothing(settings.name)
+    else:
+        encode_arm(settings.name, settings, prefix)
+    train_arm(settings)
+    evaluate_arm(settings.name, masks)
