@@ -19,7 +19,7 @@ from nightshift.console.errors import UserError, is_out_of_memory, nearest
 if TYPE_CHECKING:
     from nightshift.carm import Angles
     from nightshift.commands.prediction import Input, Models
-    from nightshift.commands.prediction_record import Format, LeftOutFiles, Predictions
+    from nightshift.commands.prediction_record import Format, Predictions
     from nightshift.config.params import ArmSettings
     from nightshift.evaluation.rules import Rule
     from nightshift.model.base import ArmModel
@@ -132,8 +132,10 @@ def main(arguments: argparse.Namespace) -> None:
         given = dict.fromkeys(files, inputs.angles_from(arguments.angles, "--angles"))
     elif arguments.angles_csv:
         given = inputs.angles_by_file(arguments.angles_csv, list(files))
+    from nightshift.commands.prediction import read_inputs  # torch: seconds, after the command was checked
+
     models, to = models_of(arguments), sorted(set(arguments.to or ["png"]))
-    todo = checked(files, given, models, to, arguments.identifiers, left_out)
+    todo = read_inputs(files, given, models.takes_angles, to, arguments.identifiers, left_out)
     rule = models.rule
     record = Predictions(
         asked=Asked(
@@ -151,11 +153,8 @@ def main(arguments: argparse.Namespace) -> None:
         check_same(begun.asked, record.asked, arguments.out)
     if begun is None or not begun.finished:
         run(models, todo, record, arguments)
-    of = (
-        f", by the mean of {len(models.makers)} models at the mean of their thresholds"
-        if len(models.makers) > 1
-        else ""
-    )
+    count = len(models.makers)
+    of = f", by the mean of {count} models at the mean of their thresholds" if count > 1 else ""
     without = f", {len(left_out)} left out (see predictions.json)" if left_out else ""
     frames = sum(one.asked.frames for one in todo)
     print(f"{frames} masks of {len(todo)} file(s){of}{without}: {arguments.out.as_posix()}")
@@ -211,65 +210,6 @@ def _maker(folder: Path, settings: ArmSettings, mirror: bool) -> MapMaker:
     from nightshift.model.predictor import map_maker
 
     return map_maker(open_model(folder, settings), mirror)
-
-
-def checked(
-    files: dict[Path, str],
-    given: dict[Path, Angles],
-    models: Models,
-    to: Sequence[Format],
-    identifiers: bool,
-    left_out: LeftOutFiles,
-) -> list[Input]:
-    """The files with frames that can be read, so that a mistake in the last is found before anything is written.
-
-    Without `identifiers`, no name or number of a patient in any header is in what predictions.json gets: an output that
-    would be named after one is named by its place in the list of files.
-
-    Raises UserError as `LeftOutFiles.about` does, and where no file is left.
-    """
-    from nightshift.commands import dicom_seg
-    from nightshift.commands.inputs import identities_of
-    from nightshift.commands.prediction import Input, frames_with_angles
-    from nightshift.commands.prediction_record import AskedFile
-    from nightshift.console.progress import bar
-    from nightshift.core.hashing import sha256
-    from nightshift.ingest.deidentify import hidden
-
-    counts: dict[Path, int] = {}
-    words: set[str] = set()
-    for path in bar("read", "file")(files):
-        with left_out.about(path):
-            words.update(() if identifiers else identities_of(path))
-            if "dicom-seg" in to:
-                dicom_seg.checked_header(path)
-            counts[path] = len(frames_with_angles(path, given.get(path), models.takes_angles))
-    if not counts:
-        raise UserError("no file to predict is left: all were left out")
-    for one in left_out:
-        one.file, one.reason = hidden(one.file, words), hidden(one.reason, words)
-    inputs, taken = [], set[str]()
-    for number, (path, name) in enumerate(files.items(), 1):
-        if path in counts:
-            asked = AskedFile(
-                file=hidden(path.as_posix(), words),
-                name=_free_name(name if hidden(name, words) == name else f"file-{number:05d}", taken),
-                sha256=sha256(path),
-                frames=counts[path],
-                angles=given.get(path),
-            )
-            inputs.append(Input(path, asked))
-    return inputs
-
-
-def _free_name(name: str, taken: set[str]) -> str:
-    """`name`, or the first of name-2, name-3 ... that is not taken, also where a disk does not tell A from a."""
-    number, free = 1, name
-    while free.casefold() in taken:
-        number += 1
-        free = f"{name}-{number}"
-    taken.add(free.casefold())
-    return free
 
 
 def run(models: Models, inputs: Sequence[Input], record: Predictions, arguments: argparse.Namespace) -> None:

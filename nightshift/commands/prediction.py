@@ -6,7 +6,7 @@ asked NAME.K.npy: the maps of model K, until the last model is done with the inp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -15,12 +15,16 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from nightshift.carm import Angles
-from nightshift.commands.inputs import Frame, frames_of
+from nightshift.commands import dicom_seg
+from nightshift.commands.inputs import Frame, frames_of, identities_of
 from nightshift.commands.mask_files import Mask, MaskFiles, frame_name
-from nightshift.commands.prediction_record import AskedFile, Prediction, Predictions
+from nightshift.commands.prediction_record import AskedFile, Format, LeftOutFiles, Prediction, Predictions
 from nightshift.console.errors import UserError
+from nightshift.console.progress import bar
+from nightshift.core.hashing import sha256
 from nightshift.core.io import remove, replacing, write_text
 from nightshift.evaluation.rules import Rule
+from nightshift.ingest.deidentify import hidden
 from nightshift.model.predictor import MAP_MAX, MapMaker, threshold_mask
 
 UNFINISHED = ".unfinished"
@@ -68,6 +72,57 @@ def frames_with_angles(path: Path, given: Angles | None, takes_angles: bool) -> 
             "give them with --angles PRIMARY SECONDARY or --angles-csv FILE"
         )
     return [(frame, angles) for frame, angles in found if angles is not None]
+
+
+def read_inputs(
+    files: Mapping[Path, str],
+    given: Mapping[Path, Angles],
+    takes_angles: bool,
+    to: Sequence[Format],
+    identifiers: bool,
+    left_out: LeftOutFiles,
+) -> list[Input]:
+    """The files with frames that can be read, so that a mistake in the last is found before anything is written.
+
+    Without `identifiers`, no name or number of a patient in any header is in what predictions.json gets: an output that
+    would be named after one is named by its place among the files.
+
+    Raises UserError as `LeftOutFiles.about` does, and where no file is left.
+    """
+    counts: dict[Path, int] = {}
+    words: set[str] = set()
+    for path in bar("read", "file")(files):
+        with left_out.about(path):
+            words.update(() if identifiers else identities_of(path))
+            if "dicom-seg" in to:
+                dicom_seg.checked_header(path)
+            counts[path] = len(frames_with_angles(path, given.get(path), takes_angles))
+    if not counts:
+        raise UserError("no file to predict is left: all were left out")
+    for one in left_out:
+        one.file, one.reason = hidden(one.file, words), hidden(one.reason, words)
+    inputs, taken = [], set[str]()
+    for number, (path, name) in enumerate(files.items(), 1):
+        if path in counts:
+            asked = AskedFile(
+                file=hidden(path.as_posix(), words),
+                name=_free_name(name if hidden(name, words) == name else f"file-{number:05d}", taken),
+                sha256=sha256(path),
+                frames=counts[path],
+                angles=given.get(path),
+            )
+            inputs.append(Input(path, asked))
+    return inputs
+
+
+def _free_name(name: str, taken: set[str]) -> str:
+    """`name`, or the first of name-2, name-3 ... that is not taken, also where a disk does not tell A from a."""
+    number, free = 1, name
+    while free.casefold() in taken:
+        number += 1
+        free = f"{name}-{number}"
+    taken.add(free.casefold())
+    return free
 
 
 class Run:

@@ -12,6 +12,7 @@ import pytest
 from helpers.data import source_case
 from helpers.dicoms import write_dicom
 from helpers.models import card_of, new_model
+from highdicom.seg import segread
 from PIL import Image
 from pydicom.uid import XRayAngiographicImageStorage, generate_uid
 
@@ -26,7 +27,18 @@ from nightshift.model.kinds import kind_of
 ARM = "models/frozen"
 MODEL = f"{ARM}/fold-0/seed-0"
 ANGLES = ("--angles", "30", "-20")
-IDENTITIES = ("DOE", "JANE", "JÄNE", "4711-0815", "19500102", "ACC77", "20240229", "SMITH", "left heart", "cine of Jane")
+IDENTITIES = (
+    "DOE",
+    "JANE",
+    "JÄNE",
+    "4711-0815",
+    "19500102",
+    "ACC77",
+    "20240229",
+    "SMITH",
+    "left heart",
+    "cine of Jane",
+)
 
 
 @pytest.fixture
@@ -102,6 +114,8 @@ def test_a_dicom_seg_holds_the_masks_of_all_frames_and_refers_to_each(model):
     items = [one.DerivationImageSequence[0].SourceImageSequence[0] for one in groups]
     assert [one.ReferencedFrameNumber for one in items] == [1, 2, 3]
     assert made.NumberOfFrames == 3
+    reread = segread("out/dicom-seg/IM0001.dcm").get_pixels_by_source_frame(source.SOPInstanceUID, [3, 1])
+    np.testing.assert_array_equal(reread[..., 0], masks[[2, 0]])
     for one in (*items, made.ReferencedSeriesSequence[0].ReferencedInstanceSequence[0], made.SourceImageSequence[0]):
         assert one.ReferencedSOPInstanceUID == source.SOPInstanceUID
         assert one.ReferencedSOPClassUID == XRayAngiographicImageStorage
@@ -198,8 +212,10 @@ def counted(monkeypatch) -> list[int]:
     return sizes
 
 
-@pytest.mark.parametrize("where", [(mask_files, "_save_nifti"), (prediction, "write_text")])
-@pytest.mark.parametrize("of, group", [(MODEL, 1000), (ARM, 1000), (ARM, 4)])
+SAVES, RECORDS = (mask_files, "_save_nifti"), (prediction, "write_text")  # before and after the files are in place
+
+
+@pytest.mark.parametrize("of, group, where", [(MODEL, 1000, RECORDS), (ARM, 1000, SAVES), (ARM, 4, RECORDS)])
 def test_what_was_killed_goes_on_and_computes_only_what_is_missing(model, monkeypatch, of, group, where):
     Path("in").mkdir()
     for i in range(4):
