@@ -200,10 +200,9 @@ class Run:
             advance(len(batch))
 
     def _frames(self, one: Input) -> list[tuple[Frame, Angles]]:
-        frames = frames_with_angles(one.path, one.asked.angles, self.models.takes_angles)
-        if len(frames) != one.asked.frames:
-            raise UserError(f"{one.path}: has changed since it was read; give a new folder with -o")
-        return frames
+        if sha256(one.path) != one.asked.sha256:
+            raise UserError(f"{one.path}: has changed since it was read; name a new folder with -o")
+        return frames_with_angles(one.path, one.asked.angles, self.models.takes_angles)
 
     def _take(self, one: Input, k: int, maps: Iterable[tuple[Frame, ProbabilityMap]]) -> None:
         """Keep the maps of an input by model `k`, or where it is the last one write the masks."""

@@ -340,6 +340,20 @@ def test_a_link_to_a_folder_is_not_followed(tmp_path):
     assert [one.file for one in left_out] == [(tmp_path / "back").as_posix()]
 
 
+def test_a_file_that_cannot_be_opened_is_left_out(tmp_path, monkeypatch):
+    (tmp_path / "IM1").write_bytes(b"")
+    monkeypatch.setattr(Path, "open", lambda *_: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
+    with pytest.raises(UserError, match="IM1: cannot be read: Permission denied"):
+        inputs.list_files([tmp_path / "IM1"], False, tmp_path / "out", LeftOutFiles(skip=False))
+
+
+def test_a_file_that_changes_meanwhile_has_no_masks(model, monkeypatch):
+    np.save("a.npy", cine(1, 2))
+    monkeypatch.setattr(predict, "_open", lambda *_: np.save("a.npy", cine(2, 3)))
+    assert "a.npy: has changed since it was read" in refused(MODEL, "a.npy", *ANGLES)
+    assert not list(Path("out").rglob("*.png"))
+
+
 def test_too_large_a_batch_is_one_line(model, monkeypatch):
     def full(*_):
         raise MemoryError
