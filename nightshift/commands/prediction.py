@@ -38,8 +38,8 @@ class Models:
     """What MODEL names, in whatever form it is kept.
 
     `name` is for people; `hashes` tell other models at the same place apart, by path; `takes_angles`: it was trained
-    with view angles. Each of `makers` opens a model, with `rule.mirror` as it is, for masks by `rule` of the mean of
-    all maps.
+    with view angles. Each of `makers` opens one model, whose maps include the mirror image where `rule.mirror` says so;
+    masks are made by `rule` of the mean of all maps.
     """
 
     name: str
