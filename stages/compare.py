@@ -1,4 +1,4 @@
-"""All arms against the reference -> reports/comparison: metrics.json, measures.csv, plots/, report.html, report.md."""
+"""All arms against the reference -> reports/comparison: numbers as JSON and CSV, plots/, report.html, report.md."""
 
 from pathlib import Path
 

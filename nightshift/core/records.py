@@ -167,3 +167,29 @@ class BetweenSets(Record):
                 "second set is no independent test: take them out of one set."
             )
         return found
+
+
+class ModelResult(Record):
+    """Test Dice of one trained model, mean over patients, with Student's 95 % interval; None: too few for one.
+
+    `card`: `Card.digest` of the model, by which a reader knows that it is this very one.
+    """
+
+    card: str
+    dice: float
+    ci95: list[float] | None = None
+    cases: int
+    patients: int
+
+
+class ModelResults(Record):
+    """reports/comparison/models.json: what the comparison says, for the models' own cards. No case is named in it.
+
+    `answer`: the report's first sentence; `recommended`: the arm; `limits`: what could be wrong, a sentence each;
+    `models`: by arm, then by folder, as `fold-0/seed-0`.
+    """
+
+    answer: str
+    recommended: str | None = None
+    limits: list[str]
+    models: dict[str, dict[str, ModelResult]]

@@ -1,5 +1,6 @@
 """The card of a trained model, card.json in its folder: all that is needed to use it, without params.yaml."""
 
+import hashlib
 from pathlib import Path
 from typing import Annotated
 
@@ -34,6 +35,11 @@ class Card(Record):
     cases: dict[str, int]
     patients: int
     settings: AnyArmSettings
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the card, which no other training has."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
 
 def read_card(folder: Path) -> Card:

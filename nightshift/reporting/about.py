@@ -24,7 +24,8 @@ PROBE = Path("reports/probe")
 class About:
     """What is compared, in a line, how to do it again, and what only a run of the pipeline has.
 
-    `alerts`: what is wrong with the data, to be said on top. `notes`: what else could be wrong. `probe_cases`: rows of
+    `alerts`: what is wrong with the data, to be said on top. `notes`: what else could be wrong. `unnamed`: both, but no
+    case is named. `probe_cases`: rows of
     reports/probe/cases.csv. `heatmap`: their picture, as a data URI. `versions`: of packages. `settings`: the text of
     each file. `sets`: the first data set and the second one.
     """
@@ -33,6 +34,7 @@ class About:
     commands: list[str]
     alerts: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    unnamed: list[str] = field(default_factory=list)
     probe: ProbeVerdict | None = None
     probe_cases: pd.DataFrame | None = None
     heatmap: str = ""
@@ -53,11 +55,14 @@ def about_run(chosen: Settings, arms: Mapping[str, ArmResults], notes: Sequence[
         UserError: a file is missing, or is not what its stage writes.
     """
     encoder = f"Encoder {chosen.use.encoder}, d" if any(arm.has_encoder for arm in arms.values()) else "D"
+    similar, skipped = SimilarFrames.read(Path("reports/similar.json")), Skipped.read(Path("reports/skipped.json"))
+    masks = masks_apart(chosen.source)
     return About(
         what=f"{encoder}ata {', second data set '.join(data.name for data in chosen.data.sets)}.",
         commands=commands(arms),
-        alerts=look_alike(SimilarFrames.read(Path("reports/similar.json"))),
-        notes=[*notes, *masks_apart(chosen.source), *left_out(Skipped.read(Path("reports/skipped.json")))],
+        alerts=look_alike(similar),
+        notes=[*notes, *masks, *left_out(skipped)],
+        unnamed=[*look_alike(similar, named=False), *masks, *left_out(skipped, named=False)],
         probe=ProbeVerdict.read(PROBE / "verdict.json"),
         probe_cases=read_table(PROBE / "cases.csv", texts=("case", "outcome", "cause")),
         heatmap=_picture(PROBE / "heatmap.svg"),

@@ -9,11 +9,14 @@ from nightshift.core.tables import write_table
 from nightshift.reporting import figures, overlays, render
 from nightshift.reporting.about import About
 from nightshift.reporting.load import CURVES, ArmResults, reference_first
+from nightshift.reporting.model_results import model_results
 from nightshift.reporting.summary import measures_table, summarise
 
 
 def write(arms: Mapping[str, ArmResults], chosen: Compare, about: About, folder: Path) -> None:
     """Write metrics.json, measures.csv, plots/, report.html and report.md, and print the answer.
+
+    Of a run of the pipeline, whose models are known, also models.json.
 
     Args:
         arms: the results by name.
@@ -30,6 +33,9 @@ def write(arms: Mapping[str, ArmResults], chosen: Compare, about: About, folder:
     contents = render.contents(arms, comparison, panels, about, chosen.margin)
     pages = {name: render.render(f"{name}.j2", contents) for name in ("report.html", "report.md")}
     comparison.metrics.write(folder / "metrics.json")
+    answer = f"{contents['head']}: {contents['rest']}"
+    if all(arm.cards for arm in arms.values()):
+        model_results(arms, comparison, about, answer).write(folder / "models.json")
     write_table(folder / "measures.csv", measures_table(comparison))
     if render.has_curves(arms):
         figures.write_png(folder / "plots/curves.png", render.curves(arms, CURVES))
@@ -39,5 +45,5 @@ def write(arms: Mapping[str, ArmResults], chosen: Compare, about: About, folder:
     figures.write_png(folder / "plots/overlays.png", overlays.overlays(panels))
     for name, text in pages.items():
         write_text(folder / name, text)
-    print(f"{contents['head']}: {contents['rest']}")
+    print(answer)
     print(f"report: {(folder / 'report.html').as_posix()}")

@@ -150,11 +150,16 @@ def masks_apart(source: AnyData) -> list[str]:
     ]
 
 
-def left_out(skipped: Skipped) -> list[str]:
-    """A sentence on the cases that prepare.on_problem: skip has left out; none where it left out none."""
+def left_out(skipped: Skipped, *, named: bool = True) -> list[str]:
+    """A sentence on the cases that prepare.on_problem: skip has left out; none where it left out none.
+
+    `named`: with the first of them.
+    """
     problems = skipped.skipped
     if not problems:
         return []
+    if not named:
+        return [f"Cases with problems were left out ({len(problems)} problems), which can bias a comparison."]
     shown = "; ".join(f"{one.where}: {one.what.split('; ')[0]}" for one in problems[:3])
     more = f"; {len(problems) - 3} more in reports/skipped.json" if len(problems) > 3 else ""
     return [
@@ -163,15 +168,18 @@ def left_out(skipped: Skipped) -> list[str]:
     ]
 
 
-def look_alike(similar: SimilarFrames) -> list[str]:
-    """A sentence on frames in different parts of the split that look alike; none where there are no such frames."""
+def look_alike(similar: SimilarFrames, *, named: bool = True) -> list[str]:
+    """A sentence on frames in different parts of the split that look alike; none where there are no such frames.
+
+    `named`: with the most alike of them.
+    """
     if not similar.pairs_across:
         return []
     one, n = similar.most_alike[0], similar.pairs_across
     pairs = f"{n} pair{'s' * (n != 1)} of frames without a patient id look{'s' * (n == 1)} alike"
     first, second = (f"{case.case_id} ({case.split})" for case in (one.first, one.second))
+    example = f", {first} and {second} with a correlation of {one.correlation:.2f}" if named else ""
     return [
-        f"{pairs} and {'is' if n == 1 else 'are'} in different parts of the split, {first} and {second} with a "
-        f"correlation of {one.correlation:.2f}: if they are of one cine or one patient, Dice may be too high, not only "
-        "p too small. prepare.group_similar keeps such frames in one part."
+        f"{pairs} and {'is' if n == 1 else 'are'} in different parts of the split{example}: if they are of one cine or "
+        "one patient, Dice may be too high, not only p too small. prepare.group_similar keeps such frames in one part."
     ]

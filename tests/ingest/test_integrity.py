@@ -288,6 +288,8 @@ def test_skip_leaves_out_what_is_wrong_and_the_report_says_so(mine, capsys):
     (said,) = text_limits.left_out(Skipped.read(Path("reports/skipped.json")))
     first = "set/manifest.csv, line 5: set/c3/cine.npy: not readable as a NumPy array"
     assert f"Of {3 * count + 1} cases" in said and first in said and f"{count - 3} more in reports/skipped.json" in said
+    (said,) = text_limits.left_out(Skipped.read(Path("reports/skipped.json")), named=False)
+    assert said == f"Cases with problems were left out ({count} problems), which can bias a comparison."
     assert text_limits.left_out(Skipped(total=3, skipped=[])) == []
 
 

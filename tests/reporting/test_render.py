@@ -14,7 +14,9 @@ from nightshift.config.presets import BySplit, Manifest
 from nightshift.config.sections import Compare
 from nightshift.console.errors import UserError
 from nightshift.core.io import write_json
+from nightshift.core.records import ModelResults
 from nightshift.evaluation.measures import CALIBRATION, MEASURES
+from nightshift.model.card import Card
 from nightshift.reporting import render, styles
 from nightshift.reporting.about import about_run, commands
 from nightshift.reporting.load import read_arms
@@ -91,6 +93,17 @@ def test_metrics_hold_the_contract(made):
     assert (content["reference"], content["verdict"], content["recommended"]) == ("frozen", "lora", "lora")
     assert [content[name] for name in ("cases", "patients", "folds", "seeds", "patients_needed")] == [8, 8, 1, 1, None]
     assert metrics_of(made).model_dump() == content
+
+
+def test_models_have_their_own_dice_and_no_case_is_named(made):
+    results = ModelResults.read(made / "reports/comparison/models.json")
+    assert results.answer == f"LoRA is better: {SENTENCE}" and results.recommended == "lora"
+    card = Card.read(made / "models/lora/fold-0/seed-0/card.json")
+    one = results.models["lora"]["fold-0/seed-0"]
+    assert (one.card, one.dice, one.cases, one.patients) == (card.digest, 0.6357, 8, 8)
+    assert one.ci95 == metrics_of(made).arms["lora"].ci95
+    assert "The test set has only 8 patients: single ones weigh heavily in every mean." in results.limits
+    assert EVIL not in results.model_dump_json()
 
 
 def test_metrics_do_not_depend_on_seconds_and_the_report_is_reproducible(made, inputs):

@@ -207,6 +207,7 @@ def test_frames_that_look_alike_across_parts_are_said():
     (said,) = look_alike(similar)
     assert said.startswith("2 pairs of frames without a patient id look alike and are in different parts of the split")
     assert "a (train) and b (test) with a correlation of 0.85" in said and "Dice may be too high" in said
+    assert "correlation" not in look_alike(similar, named=False)[0]
     assert look_alike(similar.model_copy(update={"pairs_across": 1}))[0].startswith("1 pair of frames")
     assert look_alike(similar.model_copy(update={"pairs_across": 0})) == []
 
