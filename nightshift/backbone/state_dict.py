@@ -55,6 +55,46 @@ TO_TRANSFORMERS = (
 
 
 @dataclass(frozen=True)
+class Naming:
+    """How a file names the encoder's weights: its layout, and the prefix of every name."""
+
+    layout: str
+    prefix: str
+
+    def parts(self, name: str) -> list[str]:
+        """The names in the file of what makes up weight `name` of the encoder."""
+        if self.layout == "sam3":
+            return [self.prefix + name]
+        for pattern, replacement in TO_TRANSFORMERS:
+            changed, hits = re.subn(pattern, replacement, name)
+            if hits:
+                break
+        names = [changed.replace("qkv", f"{part}_proj") for part in "qkv"] if ".qkv." in changed else [changed]
+        return [self.prefix + name for name in names]
+
+    def join(self, name: str, parts: list[Tensor]) -> Tensor:
+        """Weight `name` of the encoder from its parts.
+
+        transformers keeps query, key and value apart, and no place for the class token, which sam3 keeps and skips.
+        """
+        if self._lacks_class_token(name) and parts[0].ndim == 3:
+            return torch.cat([torch.zeros_like(parts[0][:, :1]), parts[0]], dim=1)
+        if len({part.shape[1:] for part in parts}) > 1:
+            return parts[0]  # of a wrong shape, and named as such
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def split(self, name: str, value: Tensor) -> dict[str, Tensor]:
+        """The inverse of `join`: the parts of weight `name`, by their names in the file, as views of `value`."""
+        if self._lacks_class_token(name):
+            value = value[:, 1:]
+        names = self.parts(name)
+        return dict(zip(names, value.chunk(len(names)), strict=True))
+
+    def _lacks_class_token(self, name: str) -> bool:
+        return self.layout == "transformers" and name.endswith("pos_embed")
+
+
+@dataclass(frozen=True)
 class Loaded:
     """What a file gave: tensors of the file that were used, that were ignored, and that were not float32.
 
@@ -99,6 +139,20 @@ def open_weights(path: Path) -> dict[str, Tensor]:
     return state
 
 
+def naming_of(path: Path, names: dict[str, Tensor]) -> Naming:
+    """How the file `path` names the encoder's weights; the prefix is the one that most of these have.
+
+    Raises UserError for a file without SAM 3's image encoder.
+    """
+    for layout, (pattern, _) in LAYOUTS.items():
+        prefixes = Counter(match[1] for name in names if (match := pattern.match(name)))
+        if prefixes:
+            return Naming(layout, prefixes.most_common(1)[0][0])
+    raise UserError(
+        f"{path}: no image encoder of SAM 3 among its {len(names)} tensors; expected names as ...trunk.blocks.0"
+    )
+
+
 def load(neck: nn.Module, path: Path) -> Loaded:
     """Put the weights of the file into trunk and neck, which may be on the meta device; tables are left alone.
 
@@ -107,8 +161,8 @@ def load(neck: nn.Module, path: Path) -> Loaded:
     that is missing, has another shape, is not a finite float, or that this encoder has no place for.
     """
     file = open_weights(path)
-    layout, prefix = _layout_of(path, file)
-    expected = neck.state_dict()
+    naming = naming_of(path, file)
+    expected, prefix = neck.state_dict(), naming.prefix
     release = _release_of(path, file, prefix, levels=sum(name.endswith("conv_1x1.weight") for name in expected))
     state, used, problems = {}, set(), []
     converted: Counter[str] = Counter()
@@ -116,13 +170,13 @@ def load(neck: nn.Module, path: Path) -> Loaded:
         if name.endswith(TABLES):
             state[name] = place
             continue
-        parts = [prefix + part for part in _parts(name, layout)]
+        parts = naming.parts(name)
         used.update(parts)
         missing = [part for part in parts if part not in file]
         if missing:
             problems += [f"{part} is missing" for part in missing]
             continue
-        value = _joined(name, [file[part] for part in parts], layout)
+        value = naming.join(name, [file[part] for part in parts])
         if value.shape != place.shape:
             problems.append(f"{parts[0]} has shape {tuple(value.shape)}, expected {tuple(place.shape)}")
         elif not value.is_floating_point():
@@ -132,7 +186,7 @@ def load(neck: nn.Module, path: Path) -> Loaded:
             state[name] = value.float()
             if not torch.isfinite(state[name]).all():
                 problems.append(f"{parts[0]} holds numbers that are not finite")
-    own = (prefix,) if prefix else LAYOUTS[layout][1]
+    own = (prefix,) if prefix else LAYOUTS[naming.layout][1]
     tracker = tuple(prefix + part for part in TRACKER)
     unknown = [n for n in file if n.startswith(own) and not n.startswith(tracker) and not n.endswith(TABLES)]
     problems += [f"{name} has no place in this encoder" for name in unknown if name not in used]
@@ -143,7 +197,7 @@ def load(neck: nn.Module, path: Path) -> Loaded:
             "nothing was loaded, see use.encoder and encoder.weights in params.yaml"
         )
     neck.load_state_dict(state, strict=True, assign=True)
-    return Loaded(path, release, layout, len(used), len(file) - len(used), dict(converted))
+    return Loaded(path, release, naming.layout, len(used), len(file) - len(used), dict(converted))
 
 
 def grids_of_file(path: Path) -> dict[int, int]:
@@ -158,17 +212,6 @@ def grids_of_file(path: Path) -> dict[int, int]:
     return {math.isqrt(length): blocks for length, blocks in sorted(Counter(lengths.values()).items())}
 
 
-def _layout_of(path: Path, names: dict[str, Tensor]) -> tuple[str, str]:
-    """The layout, and the prefix that most of its names have."""
-    for layout, (pattern, _) in LAYOUTS.items():
-        prefixes = Counter(match[1] for name in names if (match := pattern.match(name)))
-        if prefixes:
-            return layout, prefixes.most_common(1)[0][0]
-    raise UserError(
-        f"{path}: no image encoder of SAM 3 among its {len(names)} tensors; expected names as ...trunk.blocks.0"
-    )
-
-
 def _release_of(path: Path, names: dict[str, Tensor], prefix: str, levels: int) -> str:
     """SAM 3 or SAM 3.1, empty where the names do not tell. Raises UserError where its neck has not so many levels."""
     for marks, release, expected, preset in RELEASES:
@@ -177,26 +220,6 @@ def _release_of(path: Path, names: dict[str, Tensor], prefix: str, levels: int) 
                 raise UserError(f"{path}: this is a {release} file; set use.encoder={preset}")
             return release
     return ""
-
-
-def _parts(name: str, layout: str) -> list[str]:
-    """The names, without prefix, of what makes up weight `name` of the encoder."""
-    if layout == "sam3":
-        return [name]
-    for pattern, replacement in TO_TRANSFORMERS:
-        changed, hits = re.subn(pattern, replacement, name)
-        if hits:
-            break
-    return [changed.replace("qkv", f"{part}_proj") for part in "qkv"] if ".qkv." in changed else [changed]
-
-
-def _joined(name: str, parts: list[Tensor], layout: str) -> Tensor:
-    """transformers keeps query, key and value apart, and no place for the class token, which sam3 keeps and skips."""
-    if layout == "transformers" and name.endswith("pos_embed") and parts[0].ndim == 3:
-        return torch.cat([torch.zeros_like(parts[0][:, :1]), parts[0]], dim=1)
-    if len({part.shape[1:] for part in parts}) > 1:
-        return parts[0]  # of a wrong shape, and named as such
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _name(value: Tensor) -> str:
