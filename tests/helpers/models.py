@@ -8,6 +8,7 @@ import torch
 
 from nightshift.arms.lora import AdaptedModel
 from nightshift.backbone import encoder
+from nightshift.backbone.pretrained import identity
 from nightshift.config.params import ArmSettings
 from nightshift.config.sections import Predict
 from nightshift.core.records import ArmVerdict, Prefix
@@ -20,7 +21,7 @@ from nightshift.evaluation.evaluate import evaluate_arm
 from nightshift.evaluation.rules import Rule
 from nightshift.feature_cache import encode_arm, encode_cases, encode_nothing
 from nightshift.model.card import Card
-from nightshift.model.kinds import prefix_of
+from nightshift.model.kinds import kind_of, prefix_of
 from nightshift.model.segmentation import SegmentationModel
 from nightshift.training import trainer
 from nightshift.training.arm import train_arm
@@ -112,6 +113,20 @@ def card_of(settings: ArmSettings, seed: int = 3, threshold: float = 0.05) -> Ca
         patients=5,
         settings=settings,
     )
+
+
+def pretend_trained(settings: ArmSettings, source: Path | None, folder: Path) -> Path:
+    """Save a model of the arm, which starts from the weights in `source`, with noise for the training; the folder."""
+    seed_everything(0)
+    model = kind_of(settings).build(settings)
+    for p in model.parameters():
+        if p.requires_grad:
+            p.data = p.data + 0.01 * torch.randn(p.shape)
+    folder.mkdir(parents=True)
+    kind_of(settings).save(model, folder)
+    weights = {"path": str(source), **identity(source)} if source else {"path": "random"}
+    card_of(settings).model_copy(update={"weights": weights}).write(folder / "card.json")
+    return folder
 
 
 def rule_of_card(card: Card) -> Rule:

@@ -11,7 +11,10 @@ import yaml
 from helpers.chain import ROOT, clone, edit, ran
 from helpers.data import source_case
 from helpers.engine import environment
+from helpers.models import pretend_trained
 from safetensors.torch import save_file
+from sam3 import model_builder
+from transformers import Sam3VisionModel
 
 from nightshift.backbone import encoder
 from nightshift.backbone.full_size import FULL_SIZE
@@ -24,6 +27,7 @@ from nightshift.console.errors import UserError
 from nightshift.core.io import write_json
 from nightshift.data.locations import PREPARED
 from nightshift.ingest.prepared import write_cases, write_folds
+from nightshift.model.kinds import kind_of
 
 pytestmark = pytest.mark.slow
 CPU = torch.device("cpu")
@@ -60,6 +64,15 @@ elif stage == "encode":
 else:
     train_arm(settings)
 print(process, peak_memory())
+"""
+MERGE = """
+import sys
+from pathlib import Path
+from nightshift.export.merged import write_merged
+from nightshift.jobs.resources import peak_memory
+model, layout, out = sys.argv[1:]
+write_merged(Path(model), layout, Path(out))
+print(peak_memory())
 """
 
 
@@ -184,3 +197,50 @@ def test_four_cases_go_through_the_whole_chain(tmp_path, side):
     assert len(costs) == 6
     html = Path(folder / "reports/comparison/report.html").read_text(encoding="utf-8")
     assert "random weights" in html
+
+
+def stock_neck(levels: int) -> torch.nn.Module:
+    """Trunk and neck as sam3 builds them, tables at 1008 px; SAM 3.1's neck has three of its four levels."""
+    neck = model_builder._create_vit_neck(
+        model_builder._create_position_encoding(), model_builder._create_vit_backbone()
+    )
+    neck.convs = neck.convs[:levels]
+    return neck.eval()
+
+
+@pytest.mark.parametrize(
+    "preset, parameters, section",
+    [
+        ("sam3", 848_000_000, {"kind": "lora"}),
+        ("sam3.1", 873_000_000, {"kind": "full", "blocks": "all", "neck": True}),
+    ],
+)
+@torch.no_grad()
+def test_a_merged_sam3_opens_in_sam3_and_in_transformers(checkout, change, preset, parameters, section):
+    """Made by the test with random weights. Stock sam3 computes with the complex tables that are in the file."""
+    source = whole_file(checkout / f"{preset}.pt", preset, parameters)
+    change({"arms.mine": section, "use.encoder": preset, "encoder.weights": str(source)})
+    settings = read().arm("mine")
+    folder = pretend_trained(settings, source, checkout / "models/mine")
+    for layout in ("sam3", "transformers"):
+        (checkout / layout).mkdir()
+        peak = int(python(MERGE, str(folder), layout, str(checkout / layout)))
+        print(f"{preset} {section['kind']} to {layout}: {peak / source.stat().st_size:.2f} x the file in memory")
+        assert peak < 1.5 * source.stat().st_size
+    before, after = (torch.load(path, weights_only=True, mmap=True)["model"]
+                     for path in (source, checkout / "sam3" / source.name))  # fmt: skip
+    assert {n: (v.shape, v.dtype) for n, v in before.items()} == {n: (v.shape, v.dtype) for n, v in after.items()}
+    image = torch.rand(1, 3, 1008, 1008, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    neck = kind_of(settings).open_model(folder, settings).neck
+    expected = encoder.neck_levels(neck, neck.trunk(image)[-1])
+    neck = stock_neck(len(expected))
+    vision = {name.removeprefix(PLACE): value for name, value in after.items()
+              if name.startswith((f"{PLACE}trunk.", f"{PLACE}convs."))}  # fmt: skip
+    neck.load_state_dict(vision, strict=True, assign=True)
+    of_sam3 = neck(image)[0]
+    del neck
+    of_transformers = Sam3VisionModel.from_pretrained(checkout / "transformers")(image).fpn_hidden_states
+    for name, levels in (("sam3", of_sam3), ("transformers", of_transformers)):
+        differences = [float((a - b).norm() / b.norm()) for a, b in zip(levels, expected, strict=True)]
+        print(f"{preset} in {name}: features differ by {max(differences):.1e}")
+        assert max(differences) < 1e-5
