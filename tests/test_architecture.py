@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 # Lower layers first; packages of one line do not import each other. A name with .py is a module of its own.
 LAYERS = [
     ["console"], ["core"], ["config"], ["carm.py", "simulation", "engine"], ["data", "jobs"], ["backbone", "ingest"],
-    ["rope.py", "model", "feature_cache.py"], ["arms"], ["training", "evaluation"], ["probe", "reporting"],
+    ["rope.py", "model", "feature_cache.py"], ["arms"], ["training", "evaluation"], ["probe", "reporting", "export"],
     ["commands"],
 ]  # fmt: skip
 # What cannot change a byte of an output; settings can, but stages depend on their resolved values.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from nightshift.commands.judging import Judged
+from nightshift.commands.models import Models
 from nightshift.config import params
 from nightshift.config.params import DataSet
 from nightshift.config.presets import DataFile
@@ -33,7 +33,7 @@ class JudgedCases:
 
 
 @contextmanager
-def judged_cases(models: Mapping[str, Judged], preset: str | None) -> Iterator[JudgedCases]:
+def judged_cases(models: Mapping[str, Models], preset: str | None) -> Iterator[JudgedCases]:
     """Yield the cases of a data set that these models are judged on.
 
     Of use.data in params.yaml, if a model was trained on data/prepared as it is: the test cases of its fold. Else all
@@ -63,7 +63,7 @@ def judged_cases(models: Mapping[str, Judged], preset: str | None) -> Iterator[J
             )
         yield JudgedCases(open_part(fold, "test"), f"Test cases of fold {fold} of data/prepared.", sorted(notes))
         return
-    needing = next((name for name, model in models.items() if model.mode == "film"), None)
+    needing = next((name for name, model in models.items() if model.takes_angles), None)
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # Windows removes no file that is still mapped
         write_cases(Path(folder), _all_cases(data, settings, needing, folds), bar("prepare", "case"))
         yield JudgedCases(Cases(Path(folder), details=True), f"All cases of {data.name}.", sorted(notes))

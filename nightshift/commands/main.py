@@ -11,7 +11,7 @@ from typing import NoReturn, Protocol, cast
 
 from nightshift.console.errors import UserError, run
 
-COMMANDS = ("probe", "check", "plan", "queue", "predict", "compare", "leaderboard", "curve", "watch")
+COMMANDS = ("probe", "check", "plan", "queue", "predict", "export", "compare", "leaderboard", "curve", "watch")
 OVERVIEW = """usage: nightshift COMMAND ...
 
 SAM 3's frozen encoder against trained ones, on coronary angiograms. The pipeline itself runs with `dvc repro`.

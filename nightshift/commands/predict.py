@@ -9,23 +9,19 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
-from statistics import mean
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
-from nightshift.console.errors import UserError, is_out_of_memory, nearest
+from nightshift.commands.options import some_of
+from nightshift.console.errors import UserError, is_out_of_memory
 
 if TYPE_CHECKING:
     from nightshift.carm import Angles
-    from nightshift.commands.prediction import Input, Models
-    from nightshift.commands.prediction_record import Format, Predictions
-    from nightshift.config.params import ArmSettings
-    from nightshift.evaluation.rules import Rule
-    from nightshift.model.base import ArmModel
-    from nightshift.model.card import Card
-    from nightshift.model.predictor import MapMaker
+    from nightshift.commands.models import Models
+    from nightshift.commands.prediction import Input
+    from nightshift.commands.prediction_record import Predictions
 
+FORMATS = ("png", "dicom-seg", "nifti")
 HELP = "masks of pictures, cines and DICOM files by a trained model, or by all of an arm"
 EXAMPLE = """nightshift predict models/lora/fold-0/seed-0 frames/ -o out --angles "RAO 30" "CRA 20"
 nightshift predict models/frozen studies/ -o out --recursive --on-problem skip --to png,dicom-seg"""
@@ -80,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--to",
-        type=formats,
+        type=some_of(FORMATS, "--to"),
         action="extend",
         metavar="FORMAT",
         help="png (masks and overlays), dicom-seg, nifti; may be given several times, or as png,nifti",
@@ -94,17 +90,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch", type=batch_size, default=8, metavar="N", help="frames that the model gets at once; 8 by default"
     )
-
-
-def formats(text: str) -> list[Format]:
-    """The formats that are named, with commas between them. Raises UserError for any other."""
-    from nightshift.commands.prediction_record import Format
-
-    known: tuple[Format, ...] = get_args(Format)
-    for name in text.split(","):
-        if name not in known:
-            raise UserError(f"--to {name}: {nearest(name, known)}")
-    return [name for name in known if name in text.split(",")]
 
 
 def batch_size(text: str) -> int:
@@ -132,9 +117,11 @@ def main(arguments: argparse.Namespace) -> None:
         given = dict.fromkeys(files, inputs.angles_from(arguments.angles, "--angles"))
     elif arguments.angles_csv:
         given = inputs.angles_by_file(arguments.angles_csv, list(files))
+    from nightshift.commands.models import models_of
     from nightshift.commands.prediction import read_inputs  # torch: seconds, after the command was checked
 
-    models, to = models_of(arguments), sorted(set(arguments.to or ["png"]))
+    models = models_of(arguments.model, arguments.weights, arguments.rules)
+    to = sorted(set(arguments.to or ["png"]))
     todo = read_inputs(files, given, models.takes_angles, to, arguments.identifiers, left_out)
     rule = models.rule
     record = Predictions(
@@ -158,58 +145,6 @@ def main(arguments: argparse.Namespace) -> None:
     without = f", {len(left_out)} left out (see predictions.json)" if left_out else ""
     frames = sum(one.asked.frames for one in todo)
     print(f"{frames} masks of {len(todo)} file(s){of}{without}: {arguments.out.as_posix()}")
-
-
-def models_of(arguments: argparse.Namespace) -> Models:
-    """What MODEL, --weights and --rules name. Raises UserError for what is missing or does not fit together."""
-    from nightshift.commands.prediction import Models
-    from nightshift.core.hashing import sha256
-    from nightshift.model import card as model_card
-
-    cards = model_card.read_cards(arguments.model)
-    settings = {folder: model_card.settings_of(one, folder, arguments.weights) for folder, one in cards.items()}
-    card, rule = next(iter(cards.values())), rule_of_models(cards, arguments.rules)
-    name = f"{card.settings.name}/fold-{card.fold}/seed-{card.seed}"
-    return Models(
-        name=name if len(cards) == 1 else f"{card.settings.name}, mean of {len(cards)} models",
-        hashes={folder.as_posix(): sha256(folder / model_card.NAME) for folder in cards},
-        takes_angles=card.settings.view.mode == "film",
-        rule=rule,
-        makers=[partial(_maker, folder, of_model, rule.mirror) for folder, of_model in settings.items()],
-    )
-
-
-def rule_of_models(cards: dict[Path, Card], file: Path | None) -> Rule:
-    """How the masks of these models are made: the mean of their thresholds, those of their cards or those in `file`.
-
-    Raises UserError for a file that does not have every model.
-    """
-    from nightshift.evaluation.rules import Rule, Rules
-
-    if file is None:
-        return Rule(mirror=False, threshold=mean(card.threshold for card in cards.values()))
-    known, names = Rules.read(file).rules, [f"fold-{card.fold}/seed-{card.seed}" for card in cards.values()]
-    if missing := [name for name in names if name not in known]:
-        raise UserError(f"{file}: no {missing[0]} in it, only {', '.join(known)}; give that of the models' own arm")
-    of_models = [known[name] for name in names]
-    lower = [one.low for one in of_models if one.low is not None]  # all have one, or none
-    threshold = mean(one.threshold for one in of_models)
-    return Rule(mirror=of_models[0].mirror, threshold=threshold, low=mean(lower) if lower else None)
-
-
-def open_model(folder: Path, settings: ArmSettings) -> ArmModel:
-    """The trained model in `folder`, on its device."""
-    from nightshift.engine.device import device
-    from nightshift.model.kinds import kind_of
-
-    model: ArmModel = kind_of(settings).open_model(folder, settings).to(device())
-    return model
-
-
-def _maker(folder: Path, settings: ArmSettings, mirror: bool) -> MapMaker:
-    from nightshift.model.predictor import map_maker
-
-    return map_maker(open_model(folder, settings), mirror)
 
 
 def run(models: Models, inputs: Sequence[Input], record: Predictions, arguments: argparse.Namespace) -> None:

@@ -18,12 +18,12 @@ from nightshift.carm import Angles
 from nightshift.commands import dicom_seg
 from nightshift.commands.inputs import Frame, frames_of, identities_of
 from nightshift.commands.mask_files import Mask, MaskFiles, frame_name
+from nightshift.commands.models import Models
 from nightshift.commands.prediction_record import AskedFile, Format, LeftOutFiles, Prediction, Predictions
 from nightshift.console.errors import UserError
 from nightshift.console.progress import bar
 from nightshift.core.hashing import sha256
 from nightshift.core.io import remove, replacing, write_text
-from nightshift.evaluation.rules import Rule
 from nightshift.ingest.deidentify import hidden
 from nightshift.model.predictor import MAP_MAX, MapMaker, threshold_mask
 
@@ -31,22 +31,6 @@ UNFINISHED = ".unfinished"
 GROUP = 1000  # frames; of so many, maps are kept on disk until each of several models has been opened
 DONE = TypeAdapter(list[Prediction])
 ProbabilityMap = np.ndarray[tuple[int, ...], np.dtype[np.uint16]]
-
-
-@dataclass(frozen=True)
-class Models:
-    """What MODEL names, in whatever form it is kept.
-
-    `name` is for people; `hashes` tell other models at the same place apart, by path; `takes_angles`: it was trained
-    with view angles. Each of `makers` opens one model, whose maps include the mirror image where `rule.mirror` says so;
-    masks are made by `rule` of the mean of all maps.
-    """
-
-    name: str
-    hashes: dict[str, str]
-    takes_angles: bool
-    rule: Rule
-    makers: Sequence[Callable[[], MapMaker]]
 
 
 @dataclass(frozen=True)

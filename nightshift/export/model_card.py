@@ -14,6 +14,7 @@ from nightshift.config.params import EncoderArmSettings
 from nightshift.core.records import ModelResult, ModelResults, Record
 from nightshift.data.dataset import data_hash, open_part
 from nightshift.data.locations import FOLDS, PREPARED, model_folder, project_of
+from nightshift.evaluation.rules import Rule
 from nightshift.model.card import Card
 
 JSON, MARKDOWN = "model_card.json", "MODEL_CARD.md"
@@ -61,19 +62,22 @@ class ModelCard(Record):
     patients: int
     epoch: int
     threshold: float
+    low: float | None = None
+    mirror: bool
     val_dice: float
     data_hash: str
     settings: str
     judged: Judgement | None = None
 
 
-def model_card(folder: Path, card: Card) -> ModelCard:
+def model_card(folder: Path, card: Card, rule: Rule) -> ModelCard:
     """The model card of a trained model.
 
     Args:
         folder: models/ARM/fold-F/seed-S of a project, whose data/prepared and reports/comparison are read, if they
             are of this very model.
         card: in it.
+        rule: how masks are made.
 
     Raises:
         UserError: a file of the project is not what its stage writes.
@@ -95,7 +99,9 @@ def model_card(folder: Path, card: Card) -> ModelCard:
         cases=card.cases,
         patients=card.patients,
         epoch=card.epoch,
-        threshold=card.threshold,
+        threshold=rule.threshold,
+        low=rule.low,
+        mirror=rule.mirror,
         val_dice=card.val_dice,
         data_hash=card.data_hash,
         settings=_yaml(settings.model_dump(mode="json", exclude_none=True)),

@@ -77,9 +77,8 @@ def side_by_side(trainings: int) -> bool:
     Together they wait for each other in every step; apart, some have nothing left to do in the last round. The bound is
     what that may cost.
     """
-    processes = distributed.processes()
-    rounds = -(-trainings // processes)
-    return rounds * processes <= LONGEST * trainings
+    rounds = -(-trainings // distributed.processes())
+    return rounds * distributed.processes() <= LONGEST * trainings
 
 
 def train_arm(settings: ArmSettings) -> None:
@@ -189,7 +188,6 @@ class Trainings:
         parts = {part: self._open(training.fold, part) for part in ("train", "val")}
         if distributed.rank() == 0:
             running.note(folder, settings, training.fold, str(device()))
-
         label = ", ".join(
             [settings.name]
             + [f"fold {training.fold}"] * (len(self.folds) > 1)
@@ -243,9 +241,8 @@ class Trainings:
         for one in trainings:
             if (folder := self._folder(one)) is not None and (folder / CURVE).is_file():
                 rows[one.fold, one.seed] = read_csv(folder / CURVE)
-        write_csv(
-            Path("reports/curves") / f"{self.settings.name}.csv", CURVES, [row for of in rows.values() for row in of]
-        )
+        table = Path("reports/curves") / f"{self.settings.name}.csv"
+        write_csv(table, CURVES, [row for of in rows.values() for row in of])
 
     def cost(self) -> dict[str, float]:
         """What all trainings took, whichever process did them."""

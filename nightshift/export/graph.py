@@ -1,0 +1,77 @@
+"""A trained model with all that comes before and after it, as one module: a frame of any size -> its probability map.
+
+    frame (H, W) uint8 --resize, pad, normalise, filters--> (1, 3, R, R) --the model--> logits (1, 1, R, R)
+      --sigmoid, crop, resize--> probability (H, W) float32
+
+What nightshift/data/{letterbox,channels}.py do, written such that torch.export leaves H and W open: a resize is two
+products with matrices that are made of H and W. Whatever the precision of the model, the rest is in float32.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from nightshift.config.params import ArmSettings, EncoderArmSettings
+from nightshift.export.filters import Filters
+from nightshift.model.base import ArmModel
+from nightshift.model.segmentation import SegmentationModel
+
+
+class FrameModel(nn.Module):
+    """`model` asked by a frame (H, W) uint8 and its angles (2,) float32 in degrees -> probability (H, W) float32.
+
+    Args:
+        model: in eval mode, on the CPU, in float32 or float16.
+        mirror: the mean of what the frame and its mirror image give.
+    """
+
+    def __init__(self, model: ArmModel, mirror: bool = False) -> None:
+        super().__init__()
+        self.model, self.mirror = model, mirror
+        self.filters = Filters(model.resolution) if model.channels == "vesselness" else None
+
+    def forward(self, frame: Tensor, angles: Tensor) -> Tensor:
+        probability = self._probability(frame, angles)
+        if self.mirror:
+            other = self._probability(frame.flip(1), angles * torch.tensor([-1.0, 1.0]))
+            probability = (probability + other.flip(1)) / 2
+        return probability
+
+    def _probability(self, frame: Tensor, angles: Tensor) -> Tensor:
+        side, (height, width) = self.model.resolution, (torch.scalar_tensor(n, dtype=torch.int64) for n in frame.shape)
+        # float64, and rounded to even, as `inner_size` does in Python
+        scale = side / torch.maximum(height, width).double()
+        rows, columns = ((n * scale).round().clamp(min=1).long() for n in (height, width))
+        grey = frame.float().div(255).sub(0.5).div(0.5)
+        down, right = resizing(height, rows, side, frame.shape[0]), resizing(width, columns, side, frame.shape[1])
+        grey = down @ grey @ right.T
+        channels = [grey] * 3 if self.filters is None else [grey, *self.filters(grey, rows, columns)]
+        first, *_, last = (parameter.dtype for parameter in self.model.parameters())  # of the encoder, and of the head
+        logits = self.model(None, angles[None].to(last), torch.stack(channels)[None].to(first))
+        square = logits.float().sigmoid()[0, 0]
+        up, left = resizing(rows, height, frame.shape[0], side), resizing(columns, width, frame.shape[1], side)
+        return up @ square @ left.T
+
+
+def resizing(old: Tensor, new: Tensor, rows: int, columns: int) -> Tensor:
+    """The matrix (rows, columns), float32, that resizes `old` values to `new` ones; 0 where there are more of either.
+
+    That of torch's antialiased bilinear interpolation: a triangle as wide as the coarser of both spacings.
+    """
+    scale = old.float() / new
+    source, target = torch.arange(columns), torch.arange(rows)
+    distance = (source[None] - (target[:, None] + 0.5) * scale + 0.5).abs()
+    weights = (1 - distance / scale.clamp(min=1)).clamp(min=0)
+    weights = weights * ((source < old)[None] & (target < new)[:, None])
+    return weights / weights.sum(1, keepdim=True).clamp(min=1e-9)
+
+
+def in_float32(settings: ArmSettings) -> ArmSettings:
+    """The settings of the same model without autocast, and with all weights as they are in their files."""
+    if isinstance(settings, EncoderArmSettings):
+        return settings.model_copy(update={"encoder": settings.encoder.model_copy(update={"precision": "fp32"})})
+    return settings.model_copy(update={"precision": "fp32"})
+
+
+def halve(model: ArmModel) -> None:
+    """Cast a model to float16, in place; of one with SAM 3's encoder trunk and neck, the head stays in float32."""
+    (model.neck if isinstance(model, SegmentationModel) else model).half()
