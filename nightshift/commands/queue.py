@@ -17,7 +17,9 @@ nightshift queue collect"""
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `nightshift queue`."""
-    parsers = parser.add_subparsers(dest="action", required=True, metavar="start|status|logs|wait|stop|collect|guard")
+    parsers = parser.add_subparsers(
+        dest="action", required=True, metavar="start|status|logs|wait|stop|collect|remove|guard"
+    )
 
     def add(name: str, text: str, example: str) -> argparse.ArgumentParser:
         return parsers.add_parser(name, help=text, description=text, epilog=f"example: nightshift queue {example}")
@@ -29,6 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     wait = add("wait", "wait until a run, or all of them, are over; exit status 1 where one is not done", "wait")
     stop = add("stop", "write a checkpoint and stop; start goes on from there", "stop")
     collect = add("collect", "put the result of a run beside the other arms', and compare", "collect")
+    remove = add(
+        "remove", "take a run that is over off the list; an experiment that it made stays", "remove run-1128-2210"
+    )
+    remove.add_argument("name", help="of the run")
     collect.add_argument("--snapshot", action="store_true", help="compare with its result though code has changed")
     for one in (logs, stop, collect):
         one.add_argument("name", nargs="?", help="of the run; the last one without it")
@@ -77,6 +83,8 @@ def main(arguments: argparse.Namespace) -> None:
         guard.wait(arguments.name)
     elif arguments.action == "stop":
         queue_actions.stop(queue_runs.find(arguments.name))
+    elif arguments.action == "remove":
+        queue_actions.remove(queue_runs.find(arguments.name))
     elif arguments.action == "collect":
         queue_actions.collect(queue_runs.find(arguments.name), snapshot=arguments.snapshot)
     else:

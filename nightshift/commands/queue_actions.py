@@ -201,6 +201,14 @@ def stop(run: Task) -> None:
     print(f"{run.name} is stopped; {AGAIN}")
 
 
+def remove(run: Task) -> None:
+    """Take a run off the list. Raises UserError for one that is not over."""
+    if not queue_runs.is_over(run):
+        raise UserError(f"{run.name} is {run.state}; end it first: nightshift queue stop {run.name}")
+    queue_runs.remove(run)
+    print(f"{run.name} is off the list; what it made stays among the experiments")
+
+
 def collect(run: Task, *, snapshot: bool) -> None:
     """Compare with what the run made. Raises UserError, after its last lines, for one that is not done."""
     if run.state != "done":

@@ -11,8 +11,10 @@ import psutil
 
 from nightshift.commands import cluster, dvc_adapter, dvc_private
 from nightshift.commands.dvc_private import Task
-from nightshift.commands.notes import note_path, read_note, update
+from nightshift.commands.notes import JOBS, note_path, read_note, update
 from nightshift.console.errors import UserError
+from nightshift.core import io
+from nightshift.core.project import root
 
 GRACE = 60.0  # seconds that a trainer has to write its checkpoint when it is asked to stop
 OVER = ("done", "failed", "stopped")
@@ -104,6 +106,16 @@ def stop(run: Task) -> None:
         psutil.wait_procs(ours, timeout=GRACE)
     if _is_in_the_works(run.name):
         forget(run)
+
+
+def remove(run: Task) -> None:
+    """Take a run that is over off the list, with its log."""
+    if read_note(run.name).on:
+        dvc_adapter.git("update-ref", "-d", f"{dvc_private.SNAPSHOTS}/{run.name}")
+        io.remove(root() / JOBS / run.name)
+    else:
+        dvc_adapter.dvc("queue", "remove", run.name)
+    note_path(run.name).unlink(missing_ok=True)
 
 
 def forget(run: Task) -> None:

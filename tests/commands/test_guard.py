@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from nightshift.commands import cluster, dvc_adapter, dvc_private, guard, queue, queue_runs
+from nightshift.commands import cluster, dvc_adapter, dvc_private, guard, queue, queue_actions, queue_runs
 from nightshift.commands.dvc_private import Task
 from nightshift.commands.main import parser_of
 from nightshift.commands.notes import Note, note_path, read_note
@@ -110,6 +110,9 @@ def test_local_jobs_end_as_experiments_here_one_of_them_after_its_time_limit(rep
         assert dvc_adapter.file_at(revision, "params.yaml") == f"kind: {kind}\nnumber: 1\n"
         (made,) = dvc_adapter.locked(dvc_adapter.file_at(revision, "dvc.lock"))["train"]["outs"]
         assert dvc_adapter.cached(dvc_adapter.cache_folder(), made["md5"]).read_text() == "made"
+    queue_actions.remove(queue_runs.find("sleeps"))
+    assert list(states()) == ["plain"] and dvc_adapter.experiment("sleeps")
+    assert not Path(".nightshift/jobs/sleeps").exists()
     assert list(Path(".nightshift/clones").iterdir()) == []
     assert dvc_adapter.git("status", "--porcelain").split() == ["M", "params.yaml"]
 
