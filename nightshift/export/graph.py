@@ -4,12 +4,13 @@
       --sigmoid, crop, resize--> probability (H, W) float32
 
 What nightshift/data/{letterbox,channels}.py do, written such that torch.export leaves H and W open: a resize is two
-products with matrices that are made of H and W. Whatever the precision of the model, the rest is in float32.
+products with matrices that are made of H and W.
 """
 
 import torch
 from torch import Tensor, nn
 
+from nightshift.backbone import encoder
 from nightshift.config.params import ArmSettings, EncoderArmSettings
 from nightshift.export.filters import Filters
 from nightshift.model.base import ArmModel
@@ -20,7 +21,7 @@ class FrameModel(nn.Module):
     """`model` asked by a frame (H, W) uint8 and its angles (2,) float32 in degrees -> probability (H, W) float32.
 
     Args:
-        model: in eval mode, on the CPU, in float32 or float16.
+        model: in eval mode, on the CPU.
         mirror: the mean of what the frame and its mirror image give.
     """
 
@@ -45,9 +46,7 @@ class FrameModel(nn.Module):
         down, right = resizing(height, rows, side, frame.shape[0]), resizing(width, columns, side, frame.shape[1])
         grey = down @ grey @ right.T
         channels = [grey] * 3 if self.filters is None else [grey, *self.filters(grey, rows, columns)]
-        first, *_, last = (parameter.dtype for parameter in self.model.parameters())  # of the encoder, and of the head
-        logits = self.model(None, angles[None].to(last), torch.stack(channels)[None].to(first))
-        square = logits.float().sigmoid()[0, 0]
+        square = self.model(None, angles[None], torch.stack(channels)[None]).sigmoid()[0, 0]
         up, left = resizing(rows, height, frame.shape[0], side), resizing(columns, width, frame.shape[1], side)
         return up @ square @ left.T
 
@@ -73,5 +72,29 @@ def in_float32(settings: ArmSettings) -> ArmSettings:
 
 
 def halve(model: ArmModel) -> None:
-    """Cast a model to float16, in place; of one with SAM 3's encoder trunk and neck, the head stays in float32."""
-    (model.neck if isinstance(model, SegmentationModel) else model).half()
+    """Have matrix products and convolutions computed in float16, with their weights in it; in place.
+
+    Of a model with SAM 3's encoder those of the trunk's blocks, nearly all that there is: half precision in the neck
+    and the head would double what it costs in accuracy.
+    """
+    if isinstance(model, SegmentationModel):
+        blocks = model.neck.trunk.blocks
+        for i, block in enumerate(blocks):
+            blocks[i] = _HalfBlock(block)
+    else:
+        encoder.halve(model, torch.float16)
+        model.precision = "fp16"
+
+
+class _HalfBlock(nn.Module):
+    """A block under autocast: what it adds to the tokens is of half precision, the tokens are not."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        encoder.halve(block, torch.float16)
+        self.block = block
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.float16):
+            found: Tensor = self.block(tokens)
+        return found

@@ -72,7 +72,7 @@ class SegmentationHead(nn.Module):
         if self.stem is not None:
             assert images is not None
             rows, columns = parts[0].shape[-2:]  # resized first: backwards through that a GPU is not deterministic
-            small = F.interpolate(images.float(), (2 * rows, 2 * columns), mode="bilinear", antialias=True)
+            small = F.interpolate(images, (2 * rows, 2 * columns), mode="bilinear", antialias=True)
             parts.append(F.gelu(self.stem(small)))
         x = self.fuse(torch.cat(parts, dim=1))
         if self.film is not None:
