@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from nightshift.model.card import Card
 
 HELP = "a trained model as ONNX with a check, as torch.export's .pt2, or merged into a file of SAM 3"
-EXAMPLE = """nightshift export models/lora/fold-0/seed-0 -o lora-bundle
-nightshift export models/lora/fold-0/seed-0 -o lora-bundle --to onnx,float16,pt2,sam3"""
+EXAMPLE = """nightshift export models/lora/fold-0/seed-0 -o reports/lora-bundle
+nightshift export models/lora/fold-0/seed-0 -o reports/lora-bundle --to onnx,float16,pt2,sam3"""
 FORMATS = ("onnx", "float16", "pt2", "sam3", "transformers")
 
 

@@ -23,6 +23,7 @@ from nightshift.probe.names import CAUSES
 from nightshift.reporting.records import Metrics
 
 ISSUES = ("facebookresearch/sam3#361", "#606", "#610", "#580", "#343", "Sompote/SAM3_LoRA#31")
+ISSUES += ("facebookresearch/sam3#159", "#224", "#424", "Sompote/SAM3_LoRA#30")
 # Blocks marked `text` that nobody runs here, by page and heading, and why.
 NOT_RUN = {
     ("docs/data.md", "A manifest"): "a table",

@@ -3,6 +3,7 @@
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +80,9 @@ def typed(folder: Path, line: str) -> str:
     words = shlex.split(line)
     if words[0] == "git":
         command = ["git", "-c", "user.name=test", "-c", "user.email=test@example.invalid", *words[1:]]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    elif words[0] == "python" and words[1] != "-m":
+        command = [sys.executable, *words[1:]]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     else:
         done = run(folder, *(words[2:] if words[:2] == ["python", "-m"] else words))
