@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from nightshift.reporting.about import About
     from nightshift.reporting.load import ArmResults
 
-HELP = "the report of bundles on a data set, or of folders of masks against the truth"
+HELP = "the report of bundles or trained models on a data set, or of folders of masks against the truth"
 EXAMPLE = """nightshift compare --bundle lora=models/lora/fold-0/seed-0 --data synthetic
 nightshift compare --masks unet=masks/unet --masks lora=masks/lora --truth masks/truth -o reports/folders"""
 ONLY = {"masks": ("truth", "frames", "cases"), "bundle": ("data",)}  # options that go with no other

@@ -24,7 +24,7 @@ FORMATS = ("onnx", "float16", "pt2", "sam3", "transformers")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add MODEL and the options."""
     parser.add_argument(
-        "model", type=Path, metavar="MODEL", help="folder of a trained model, as models/lora/fold-0/seed-0"
+        "model", type=Path, metavar="MODEL", help="folder of one trained model, as models/lora/fold-0/seed-0"
     )
     parser.add_argument("-o", dest="out", type=Path, metavar="DIR", required=True, help="where to write; a new folder")
     parser.add_argument(
@@ -37,9 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "the file of SAM 3 that it started from), transformers (the same in transformers' layout); several with commas",
     )
     parser.add_argument(
-        "--rules", type=Path, metavar="FILE", help="how masks are made, as reports/evaluation/lora/rules.json"
+        "--rules",
+        type=Path,
+        metavar="FILE",
+        help="how masks are made, as reports/evaluation/lora/rules.json; without it by the model's own threshold",
     )
-    parser.add_argument("--weights", type=Path, metavar="FILE", help="pretrained, where they have been moved")
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="the pretrained weights, where they have been moved")
     parser.add_argument(
         "--with-cases",
         action="store_true",

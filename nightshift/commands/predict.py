@@ -1,7 +1,7 @@
 """`nightshift predict`: a trained model on pictures, cines (.npy) and DICOM files -> masks as PNG, DICOM-SEG or NIfTI.
 
-MODEL is models/ARM/fold-F/seed-S, or models/ARM for the mean probability of all its models. Cards say all that is
-needed, so params.yaml is not read.
+MODEL is models/ARM/fold-F/seed-S, models/ARM for the mean probability of all its models, or a bundle. Cards say all
+that is needed, so params.yaml is not read.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "model",
         type=Path,
         metavar="MODEL",
-        help="folder of a model, as models/lora/fold-0/seed-0, or of an arm, as models/lora: the mean of its models",
+        help="folder of a model, as models/lora/fold-0/seed-0, of an arm, as models/lora: the mean of its models, or a "
+        "bundle that `nightshift export` has written",
     )
     parser.add_argument(
         "input",
@@ -67,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     view.add_argument(
         "--angles-csv", type=Path, metavar="FILE", help="table with columns file, primary_angle, secondary_angle"
     )
-    parser.add_argument("--weights", type=Path, metavar="FILE", help="pretrained, where they have been moved")
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="the pretrained weights, where they have been moved")
     parser.add_argument(
         "--rules",
         type=Path,
