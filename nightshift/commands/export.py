@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="how masks are made, as reports/evaluation/lora/rules.json; without it by the model's own threshold",
     )
-    parser.add_argument("--weights", type=Path, metavar="FILE", help="the pretrained weights, where they have been moved")
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="pretrained weights, where they have been moved")
     parser.add_argument(
         "--with-cases",
         action="store_true",

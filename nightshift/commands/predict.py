@@ -68,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     view.add_argument(
         "--angles-csv", type=Path, metavar="FILE", help="table with columns file, primary_angle, secondary_angle"
     )
-    parser.add_argument("--weights", type=Path, metavar="FILE", help="the pretrained weights, where they have been moved")
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="pretrained weights, where they have been moved")
     parser.add_argument(
         "--rules",
         type=Path,
