@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rules",
         type=Path,
         metavar="FILE",
-        help="how masks are made, as reports/evaluation/lora/rules.json; without it by the model's own threshold",
+        help="how masks are made; without it as in the project's reports/evaluation, or by the model's own threshold",
     )
     parser.add_argument("--weights", type=Path, metavar="FILE", help="pretrained weights, where they have been moved")
     parser.add_argument(
@@ -54,15 +54,17 @@ def main(arguments: argparse.Namespace) -> None:
     """Write DIR. Raises UserError before that: it is there, no such model, a kind of which nothing was trained."""
     if arguments.out.exists():
         raise UserError(f"{arguments.out}: is there already; name a new folder with -o, nothing is overwritten")
-    from nightshift.commands.models import rule_of_models
+    from nightshift.commands.models import rule_of_models, rules_of_project
     from nightshift.model import card as model_card
 
     folder, to = arguments.model, arguments.to or ["onnx"]
+    if arguments.with_cases and not set(to) & {"onnx", "float16", "pt2"}:
+        raise UserError("--with-cases goes with --to onnx, float16 or pt2: a file of SAM 3 is not checked by cases")
     card = model_card.read_card(folder)
     settings = model_card.settings_of(card, folder, arguments.weights)
     if not card.epoch:
         raise UserError(f"{folder}: {_needs_none(settings)}")
-    rule = rule_of_models({folder: card}, arguments.rules)
+    rule = rule_of_models({folder: card}, arguments.rules or rules_of_project(folder))
     with replacing(arguments.out) as out:
         out.mkdir(parents=True)
         said = write(arguments, card, settings, rule, to, out)

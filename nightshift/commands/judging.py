@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from nightshift.commands.models import Models, models_of
+from nightshift.commands.models import Models, models_of, rules_of_project
 from nightshift.console.errors import UserError
 from nightshift.console.progress import bar
 from nightshift.core.io import replacing
@@ -23,9 +23,7 @@ def open_judged(folder: Path) -> Models:
 
     Raises UserError for a folder with several models or none, and as `models_of` does.
     """
-    rules = project_of(folder) / "reports/evaluation" / folder.absolute().parents[1].name / NAME
-    of_project = (folder / model_card.NAME).is_file() and rules.is_file()
-    models = models_of(folder, rules=rules if of_project else None)
+    models = models_of(folder, rules=rules_of_project(folder))
     if len(models.makers) > 1:
         raise UserError(f"{folder}: {len(models.makers)} models; give one of them, as {next(iter(models.hashes))}")
     return models

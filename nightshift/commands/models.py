@@ -11,8 +11,9 @@ from statistics import mean
 from nightshift.config.params import ArmSettings
 from nightshift.console.errors import UserError
 from nightshift.core.hashing import hash_folder
+from nightshift.data.locations import project_of
 from nightshift.engine.device import device
-from nightshift.evaluation.rules import Rule, Rules
+from nightshift.evaluation.rules import NAME, Rule, Rules
 from nightshift.model import card as model_card
 from nightshift.model.base import ArmModel
 from nightshift.model.card import Card
@@ -102,6 +103,12 @@ def rule_of_models(cards: dict[Path, Card], file: Path | None) -> Rule:
     lower = [one.low for one in of_models if one.low is not None]  # all have one, or none
     threshold = mean(one.threshold for one in of_models)
     return Rule(mirror=of_models[0].mirror, threshold=threshold, low=mean(lower) if lower else None)
+
+
+def rules_of_project(folder: Path) -> Path | None:
+    """How the masks of the model models/ARM/fold-F/seed-S were made when it was evaluated; None where it was not."""
+    rules = project_of(folder) / "reports/evaluation" / folder.absolute().parents[1].name / NAME
+    return rules if (folder / model_card.NAME).is_file() and rules.is_file() else None
 
 
 def _maker(folder: Path, settings: ArmSettings, mirror: bool) -> MapMaker:

@@ -27,7 +27,7 @@ class FrameModel(nn.Module):
 
     def __init__(self, model: ArmModel, mirror: bool = False) -> None:
         super().__init__()
-        self.model, self.mirror = model, mirror
+        self.model, self.mirror = model.requires_grad_(False), mirror
         self.filters = Filters(model.resolution) if model.channels == "vesselness" else None
 
     def forward(self, frame: Tensor, angles: Tensor) -> Tensor:

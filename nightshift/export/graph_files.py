@@ -7,9 +7,10 @@ import logging
 import shutil
 import warnings
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import numpy as np
 import onnx_ir
 import torch
 from torch import nn
@@ -78,3 +79,15 @@ def write_pt2(program: ExportedProgram, file: Path) -> None:
                 if SAMPLE_INPUTS not in member.filename:  # empty, torch reads it as none
                     shutil.copyfileobj(read, write, 2**24)
     whole.unlink()
+
+
+class Pt2Session:
+    """A .pt2 file that is run as onnxruntime runs a graph."""
+
+    def __init__(self, file: Path) -> None:
+        self.module = torch.export.load(file).module()
+
+    @torch.no_grad()
+    def run(self, _: None, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """The probability map in a list, of arrays by the names of the inputs."""
+        return [self.module(*(torch.from_numpy(inputs[name].copy()) for name in ("frame", "angles"))).numpy()]

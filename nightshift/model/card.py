@@ -9,7 +9,7 @@ from pydantic import Field
 from nightshift.backbone.pretrained import identity, place_of
 from nightshift.config.params import AnyArmSettings, ArmSettings, PlainArmSettings
 from nightshift.console.errors import UserError
-from nightshift.core.records import Record
+from nightshift.core.records import SHOWN, Record
 
 NAME = "card.json"
 
@@ -47,7 +47,11 @@ def read_card(folder: Path) -> Card:
     file = folder / NAME
     if not file.is_file():
         models = sorted(path.parent.as_posix() for path in folder.rglob(NAME))
-        hint = f"it has {', '.join(models)}" if models else "expected a trained model, as models/lora/fold-0/seed-0"
+        hint = (
+            f"it has {', '.join(models[:SHOWN])}"
+            if models
+            else "expected a trained model, as models/lora/fold-0/seed-0"
+        )
         raise UserError(f"{folder}: no {NAME} in it; {hint}")
     card: Card = Card.read(file)
     return card
