@@ -1,29 +1,22 @@
 """Fixtures: a checkout of one's own with a very small encoder, and cases made of numbers."""
 
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import yaml
-from helpers.data import source_case, write_manifest
-from helpers.models import MINI, SMALL
+from helpers.data import write_manifest
+from helpers.project import ROOT, change_settings, copy_settings, prepare_cases, small_settings
 from PIL import Image
 
-from nightshift.backbone.pretrained import record_of
-from nightshift.config import hardware, params
-from nightshift.config.kinds import KINDS
+from nightshift.config import hardware
 from nightshift.config.params import ArmSettings
-from nightshift.core.io import write_json
-from nightshift.data.dataset import Cases, open_part
-from nightshift.data.locations import EXTERNAL, PREPARED, SPLITS
+from nightshift.data.dataset import Cases
 from nightshift.ingest.manifest import COLUMNS
-from nightshift.ingest.prepared import write_cases, write_folds
 
-ROOT = Path(__file__).parents[1]
+__all__ = ["ROOT"]
 
 
 @pytest.fixture(autouse=True)
@@ -37,9 +30,7 @@ def hardware_is_read_anew() -> Iterator[None]:
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The shipped params.yaml and conf/ in a folder of its own, which is the current one; plus conf/encoder/mini."""
-    shutil.copytree(ROOT / "conf", tmp_path / "conf")
-    shutil.copy(ROOT / "params.yaml", tmp_path)
-    (tmp_path / "conf/encoder/mini.yaml").write_text(yaml.safe_dump(MINI))
+    copy_settings(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DVC_ROOT", raising=False)
     return tmp_path
@@ -48,30 +39,13 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def change(checkout: Path) -> Callable[..., None]:
     """change({"train.epochs": 3}) sets keys of params.yaml, or of another YAML file."""
-
-    def changed(values: dict[str, Any], file: str = "params.yaml") -> None:
-        content = yaml.safe_load((checkout / file).read_text(encoding="utf-8"))
-        for key, value in values.items():
-            *sections, last = key.split(".")
-            section = content
-            for name in sections:
-                section = section[name]
-            section[last] = value
-        (checkout / file).write_text(yaml.safe_dump(content), encoding="utf-8")
-
-    return changed
+    return change_settings
 
 
 @pytest.fixture
-def small(checkout: Path, change: Callable[..., None]) -> Callable[..., ArmSettings]:
+def small(checkout: Path) -> Callable[..., ArmSettings]:
     """small({"view.mode": "none"}, "lora"): an arm's settings, very small, with these keys set, on one CPU thread."""
-    (checkout / "hardware.yaml").write_text("device: cpu\nthreads: 1\n")
-
-    def read(values: dict[str, Any] | None = None, arm: str = "frozen") -> ArmSettings:
-        change(SMALL | (values or {}))
-        return params.read().arm(arm)
-
-    return read
+    return small_settings
 
 
 @pytest.fixture
@@ -107,10 +81,4 @@ def pictures(checkout: Path) -> None:
 @pytest.fixture
 def prepared(checkout: Path) -> dict[str, Cases]:
     """data/prepared: five train, two val and two test cases of different sizes."""
-    for name, kind in KINDS.items():  # for arms named as their kind
-        write_json(record_of(name), {"path": "random" if kind.has_encoder else "none"})
-    cases = [source_case(i, f"p{i}") for i in range(9)]
-    write_cases(PREPARED, cases, iter)
-    write_folds(PREPARED, [{"train": cases[:5], "val": cases[5:7], "test": cases[7:]}])
-    write_cases(EXTERNAL, [], iter)
-    return {part: open_part(0, part) for part in SPLITS}
+    return prepare_cases()
