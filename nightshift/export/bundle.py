@@ -125,11 +125,14 @@ def write_bundle(
     _write_cases(model.to(device()), rule, examples, out / CASES)
     graph = FrameModel(model.cpu(), rule.mirror)
     replace_norms(graph)
+    program = None
     for name in bar("export", "file")([name for name in FORMATS if name in formats]):
         if name == "float16":
             halve(model)
+        if name == "float16" or program is None:
+            program = traced(graph)
         write = write_pt2 if name == "pt2" else write_onnx
-        write(traced(graph), out / FORMATS[name])
+        write(program, out / FORMATS[name])
     files = [file for file in LIMITS if (out / file).is_file()]
     BundleRecord(
         name=card.settings.name,

@@ -1,12 +1,11 @@
 """`nightshift compare --bundle`: models judged on cases that they have not seen, by the evaluation's own numbers."""
 
-import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+from helpers.bundles import write_bright_bundle
 from helpers.data import source_case
 from helpers.models import PLAIN, UNET, train_and_evaluate
 from PIL import Image
@@ -60,27 +59,11 @@ def unet(small, prepared):
 
 
 @pytest.fixture
-def bundle(checkout, monkeypatch):
-    """bundle(data_hash, fold): the folder of a bundle whose masks are every pixel above 99, in place of a real one."""
+def bundle(checkout):
+    """bundle(data_hash, fold): the folder of a bundle whose masks are every pixel above 99."""
 
-    class Bundle:
-        def __init__(self, folder: Path) -> None:
-            self.hash, self.fold, self.view = (folder / "bundle.json").read_text().split()
-
-        @property
-        def record(self) -> SimpleNamespace:
-            known = {"name": "unet", "seed": 0, "threshold": 0.5, "low": None}
-            return SimpleNamespace(**known, fold=int(self.fold), data_hash=self.hash, uses_view=self.view == "view")
-
-        def maps(self, frames, angles):
-            return [np.where(frame > 99, 60000, 100).astype(np.uint16) for frame in frames]
-
-    module = ModuleType("nightshift.export.bundle")
-    module.open_bundle = Bundle
-
-    def made(trained_on: str, fold: int = 0, name: str = "bundle", view: str = "plain") -> str:
-        monkeypatch.setitem(sys.modules, module.__name__, module)
-        write_text(Path(name) / "bundle.json", f"{trained_on} {fold} {view}")
+    def made(trained_on: str, fold: int = 0, name: str = "bundle", takes_angles: bool = False) -> str:
+        write_bright_bundle(Path(name), data_hash=trained_on, fold=fold, takes_angles=takes_angles)
         return name
 
     return made
@@ -158,7 +141,7 @@ def test_models_of_two_folds_have_no_test_cases_in_common(prepared, bundle):
         (["--bundle", "a=b", "--truth", "t"], "--truth goes with --masks, not with --bundle"),
         (["--masks", "a=b", "--data", "mine"], "--data goes with --bundle, not with --masks"),
         (["--masks", "a=b"], "--masks: nothing to measure them against; give the folder of true masks with --truth"),
-        (["--bundle", "a=conf"], "conf: no bundle.json and no card.json in it; expected a bundle, or a trained model"),
+        (["--bundle", "a=conf"], "conf: no card.json in it; expected a trained model"),
         (["--bundle", "a"], "--bundle a: expected NAME=DIR"),
         (["--bundle", "a=b", "--reference", "c"], "--reference c: no --bundle of that name"),
     ],
@@ -168,7 +151,7 @@ def test_wrong_arguments_are_one_line(checkout, arguments, message):
 
 
 def test_a_model_that_needs_angles_is_not_judged_without_them(mine, bundle):
-    arguments = ("--bundle", f"sent={bundle('elsewhere', view='view')}", "--data", "mine")
+    arguments = ("--bundle", f"sent={bundle('elsewhere', takes_angles=True)}", "--data", "mine")
     assert "conf/data/mine.yaml: no case has view angles, which sent needs; name data" in refused(*arguments)
 
 

@@ -1,16 +1,22 @@
 """What comes before and after the model in a graph: as nightshift/data/{letterbox,channels}.py, for any frame."""
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.models import UNET
+from helpers.models import UNET, pretend_trained
 
 from nightshift.data.channels import input_of
 from nightshift.data.letterbox import inner_size, square_to_frame
+from nightshift.export.check import probability_map
 from nightshift.export.filters import Filters
 from nightshift.export.graph import FrameModel, resizing
+from nightshift.export.graph_files import traced, write_onnx
+from nightshift.export.norms import replace_norms
 from nightshift.model.base import ArmModel
+from nightshift.model.kinds import kind_of
+from nightshift.model.predictor import MAP_MAX, CachedPredictor
 
 # Squares, flat and upright frames, sides that are rounded from a tie (33 and 35 of 112, at 56), and of one pixel. Not
 # upright ones of one pixel, of which torch's interpolation makes something else than of two equal columns.
@@ -89,3 +95,17 @@ def test_an_empty_frame_has_no_tubes():
     square = input_of(np.full((50, 70), 90, np.uint8), 56, "vesselness")
     found = torch.stack(list(Filters(56)(square[0], torch.tensor(40), torch.tensor(56))))
     torch.testing.assert_close(found, square[1:], rtol=0, atol=2e-5)
+
+
+@pytest.mark.slow  # 20 s, of which torch.onnx takes most for the filters of two images
+def test_onnxruntime_filters_as_pytorch_does(small, tmp_path):
+    settings = small({"arms.unet": UNET, "encoder.channels": "vesselness"}, "unet")
+    model = kind_of(settings).open_model(pretend_trained(settings, None, tmp_path / "model"), settings)
+    expected = [CachedPredictor(model, picture(*shape), mirror=True).probability_map((30, -20)) for shape in SHAPES]
+    graph = FrameModel(model, mirror=True)
+    replace_norms(graph)
+    write_onnx(traced(graph), tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    for shape, one in zip(SHAPES, expected, strict=True):
+        found = probability_map(session, picture(*shape), [30, -20])
+        assert found.shape == shape and np.abs(found.astype(int) - one).max() <= 1e-4 * MAP_MAX, shape
