@@ -8,12 +8,9 @@ from nightshift.console.errors import UserError
 from nightshift.console.progress import bar
 from nightshift.core.io import replacing
 from nightshift.data.dataset import Cases
-from nightshift.data.locations import project_of
 from nightshift.data.samples import angles_of
 from nightshift.evaluation.calibration import reliability
 from nightshift.evaluation.evaluate import Cells, all_spaced, measured, write_cells, write_map, write_pictures
-from nightshift.evaluation.rules import NAME
-from nightshift.model import card as model_card
 from nightshift.model.predictor import threshold_mask
 from nightshift.reporting.load import ArmResults, read_cases
 

@@ -60,7 +60,7 @@ def test_the_line_of_a_command_fits_the_overview(name):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["pln"], "error: no command 'pln'; valid: probe, check, plan, queue, predict, compare"),
+        (["pln"], "error: no command 'pln'; valid: probe, check, plan, queue, predict, export, compare"),
         (["plan", "--card-s"], "error: unrecognized arguments: --card-s; see nightshift plan --help"),
         (["plan", "-S"], "error: argument -S/--set-param: expected one argument; see nightshift plan --help"),
         (["predict", "models/lora/fold-0/seed-0"], "error: the following arguments are required: INPUT, -o; see"),

@@ -33,7 +33,7 @@ def card(small, prepared):
 
 def test_it_says_what_the_comparison_says_of_this_very_model(card, tmp_path):
     judged(card)
-    found = model_card(FOLDER, card)
+    found = model_card(FOLDER, card, rule_of_card(card))
     assert (found.arm, found.kind, found.fold, found.seed, found.resolution) == ("lora", "lora", 0, 3, 56)
     assert found.judged and (found.judged.result.dice, found.judged.limits) == (0.71234, LIMITS)
     found.write(tmp_path / "model_card.json")
@@ -50,13 +50,13 @@ def test_it_says_what_the_comparison_says_of_this_very_model(card, tmp_path):
 def test_it_was_not_judged_where_the_comparison_is_of_another_model(card, other):
     if other:
         judged(card.model_copy(update=other))
-    found = model_card(FOLDER, card)
+    found = model_card(FOLDER, card, rule_of_card(card))
     assert found.judged is None
     assert "It was not judged" in as_markdown(found) and "Dice of the 2 validation cases" in as_markdown(found)
 
 
 def test_the_views_are_those_of_the_training_cases(card):
-    found = model_card(FOLDER, card)
+    found = model_card(FOLDER, card, rule_of_card(card))
     assert found.views and (found.views.primary, found.views.secondary) == ([0.0, 28.0], [-10.0, -10.0])
     assert found.views.quadrants == {"RAO cranial": 0, "RAO caudal": 0, "LAO cranial": 0, "LAO caudal": 5}
     assert "| Primary (LAO positive, RAO negative) | 0.0 | 28.0 |" in as_markdown(found)
@@ -78,11 +78,14 @@ def test_weights_of_sam_3_have_their_licence_and_no_path(card):
 
 def test_it_names_no_patient_no_case_and_no_folder(card, tmp_path):
     judged(card)
-    text = as_markdown(model_card(FOLDER.absolute(), card)) + model_card(FOLDER, card).model_dump_json()
+    text = (
+        as_markdown(model_card(FOLDER.absolute(), card))
+        + model_card(FOLDER, card, rule_of_card(card)).model_dump_json()
+    )
     assert "case-" not in text and str(tmp_path) not in text
 
 
 def test_an_arm_without_an_encoder(small, prepared):
     card = card_of(small({"arms.unet": UNET}, "unet")).model_copy(update={"weights": {"path": "none"}})
-    text = as_markdown(model_card(FOLDER, card))
+    text = as_markdown(model_card(FOLDER, card, rule_of_card(card)))
     assert "| Encoder | none |" in text and "no weights of SAM 3" in text and "random weights" not in text

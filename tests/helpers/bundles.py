@@ -9,7 +9,7 @@ from nightshift.export.bundle import NAME, BundleRecord, GraphRecord
 
 
 def write_bright_graph(file: Path) -> None:
-    """An ONNX graph frame (H, W) uint8 -> probability (H, W): 0.9 above 99, and 0.01."""
+    """An ONNX graph of a frame (H, W) uint8, whatever its angles: probability (H, W) 0.9 above 99, else 0.01."""
     shape = ["height", "width"]
     constants = [
         helper.make_tensor("grey", TensorProto.FLOAT, [], [99]),
@@ -24,7 +24,10 @@ def write_bright_graph(file: Path) -> None:
     graph = helper.make_graph(
         nodes,
         "bright",
-        [helper.make_tensor_value_info("frame", TensorProto.UINT8, shape)],
+        [
+            helper.make_tensor_value_info("frame", TensorProto.UINT8, shape),
+            helper.make_tensor_value_info("angles", TensorProto.FLOAT, [2]),
+        ],
         [helper.make_tensor_value_info("probability", TensorProto.FLOAT, shape)],
         constants,
     )
