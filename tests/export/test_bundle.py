@@ -2,10 +2,13 @@
 
 import getpass
 import json
+import os
+import re
 import shutil
 import socket
 import subprocess
 import sys
+import venv
 import zipfile
 from pathlib import Path
 
@@ -172,6 +175,22 @@ def test_the_check_needs_nothing_but_its_folder(project, copied):
     assert len(list(Path("lora/cases").iterdir())) == 2 * 3  # there are two test cases
     np.testing.assert_array_equal(np.asarray(Image.open("lora/cases/frame-0.png")), source_case(7).read()[0])
     assert len(list(Path("unet/cases").iterdir())) == 6 * 3
+
+
+@pytest.mark.slow  # it installs packages
+def test_the_check_runs_where_three_packages_are_installed(project, copied, tmp_path):
+    venv.create(tmp_path / "env", with_pip=True)
+    python = tmp_path / "env" / ("Scripts" if sys.platform == "win32" else "bin") / "python"
+    pinned = re.findall(r"^(?:onnxruntime|numpy|pillow)==\S+", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
+    assert len(pinned) == 3
+    install = [python, "-m", "pip", "install", "-q", *pinned, "-c", ROOT / "constraints.txt"]
+    subprocess.run(install, check=True, cwd=tmp_path)
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [python, "check.py"]
+    done = subprocess.run(command, cwd=copied("lora"), env=clean, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == 2 and all(line.startswith("yes: model") for line in lines)
 
 
 def changed_threshold(folder):

@@ -5,15 +5,28 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers import chain
 from helpers.chain import ROOT
 from helpers.report_inputs import Tags, make_inputs
+from onnxruntime import InferenceSession
+from PIL import Image
+from PIL.Image import Resampling
 
+from nightshift.core.io import read_csv
+from nightshift.data.dataset import open_part
+from nightshift.evaluation.measures import all_measures
+from nightshift.export import check
+from nightshift.export.bundle import BundleRecord
+from nightshift.model.card import read_card
+from nightshift.model.kinds import kind_of
+from nightshift.model.predictor import MAP_MAX, CachedPredictor, threshold_mask
 from nightshift.reporting import text_measures
 from stages import compare
 
 EXAMPLE = ROOT / "docs/example"
+FOLD = "fold-0/seed-0"
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +54,61 @@ def test_the_better_arm_needs_the_right_view_and_the_encoder(default):
     label = {"lora": "LoRA", "frozen": "Frozen"}[better]
     assert re.search(rf"Wrong angles cost {label} 0\.\d+ Dice .*it uses the view", report)
     assert re.search(rf"Without the encoder {label} keeps \d+% of its Dice", report)
+
+
+@pytest.fixture(scope="module")
+def bundles(default, tmp_path_factory) -> Path:
+    """The folder of the bundles of both arms, with onnx and float16."""
+    folder = tmp_path_factory.mktemp("bundles")
+    for name in chain.ARMS:
+        nightshift(default, "export", f"models/{name}/{FOLD}", "-o", str(folder / name), "--to", "onnx,float16")
+    return folder
+
+
+def nightshift(folder: Path, *command: str) -> None:
+    done = chain.run(folder, "nightshift.commands.main", *command)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [None, (230, 150), (331, 400)])  # the frames' own, a smaller and a larger one
+@pytest.mark.parametrize("name", chain.ARMS)
+def test_a_bundle_makes_the_masks_of_its_model(default, bundles, name, size, monkeypatch):
+    monkeypatch.chdir(default)
+    folder, record = Path(f"models/{name}/{FOLD}"), BundleRecord.read(bundles / name / "bundle.json")
+    settings = read_card(folder).settings
+    model = kind_of(settings).open_model(folder, settings)
+    graphs = {graph.file: InferenceSession(bundles / name / graph.file) for graph in record.graphs}
+    furthest, different, pixels = dict.fromkeys(graphs, 0.0), dict.fromkeys(graphs, 0), 0
+    dice: dict[str, list[float]] = {file: [] for file in ("", *graphs)}
+    for case in open_part(0, "test"):
+        image, truth = (Image.fromarray(array).resize(size or array.shape[::-1], how) for array, how in
+                        ((case.frame, Resampling.BILINEAR), (case.mask, Resampling.NEAREST)))  # fmt: skip
+        expected = CachedPredictor(model, np.array(image)).probability_map(case.angles)
+        masks = {"": threshold_mask(expected, record.threshold)}
+        for file, session in graphs.items():
+            found = check.probability_map(session, np.array(image), list(case.angles))
+            masks[file] = check.mask_of(found, record.threshold, None)
+            furthest[file] = max(furthest[file], np.abs(found.astype(int) - expected).max() / MAP_MAX)
+            different[file] += int((masks[file] != masks[""]).sum())
+        pixels += expected.size
+        for file, mask in masks.items():
+            dice[file].append(all_measures(mask, np.array(truth) > 0)["dice"])
+    mean = {file: sum(values) / len(values) for file, values in dice.items()}
+    print(f"{name} {size}: {furthest}, {different} of {pixels} pixels, Dice {mean}")
+    assert len(dice[""]) == 114
+    assert furthest["model.onnx"] <= 1e-4 and different["model.onnx"] <= pixels / 1e5
+    assert furthest["model-float16.onnx"] <= 2e-3 and abs(mean["model-float16.onnx"] - mean[""]) <= 1e-3
+
+
+@pytest.mark.slow
+def test_a_bundle_is_compared_as_its_model_was_evaluated(default, bundles, tmp_path):
+    nightshift(default, "compare", "--bundle", f"lora={bundles / 'lora'}", "--data", "synthetic", "-o", str(tmp_path))
+    found, before = (read_csv(folder / "evaluation/lora/cases.csv") for folder in (tmp_path, default / "reports"))
+    assert [row["case_id"] for row in found] == [row["case_id"] for row in before]
+    dice = [np.mean([float(row["dice"]) for row in rows]) for rows in (found, before)]
+    print(f"Dice by the bundle {dice[0]:.5f}, by the evaluation {dice[1]:.5f}")
+    assert abs(dice[0] - dice[1]) <= 1e-4
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,9 @@ from nightshift.config.presets import Encoder
 from nightshift.console.errors import UserError
 from nightshift.core.io import write_json
 from nightshift.data.locations import PREPARED
+from nightshift.export import check
 from nightshift.ingest.prepared import write_cases, write_folds
+from nightshift.model.card import read_card
 from nightshift.model.kinds import kind_of
 
 pytestmark = pytest.mark.slow
@@ -72,6 +75,17 @@ from nightshift.export.merged import write_merged
 from nightshift.jobs.resources import peak_memory
 model, layout, out = sys.argv[1:]
 write_merged(Path(model), layout, Path(out))
+print(peak_memory())
+"""
+
+EXPORT = """
+import sys
+from nightshift.commands.main import dispatch
+from nightshift.export import example_frames
+from nightshift.jobs.resources import peak_memory
+model, out = sys.argv[1:]
+example_frames.SIZES = example_frames.SIZES[-1:]
+dispatch(["export", model, "-o", out])
 print(peak_memory())
 """
 
@@ -244,3 +258,21 @@ def test_a_merged_sam3_opens_in_sam3_and_in_transformers(checkout, change, prese
         differences = [float((a - b).norm() / b.norm()) for a, b in zip(levels, expected, strict=True)]
         print(f"{preset} in {name}: features differ by {max(differences):.1e}")
         assert max(differences) < 1e-5
+
+
+def test_a_bundle_of_sam3_makes_the_maps_of_its_model(checkout, change):
+    """The export itself checks one frame by onnxruntime, and fails where maps differ by more than 1e-4."""
+    change({"use.encoder": "sam3", "encoder.weights": "random"})
+    folder = pretend_trained(read().arm("lora"), None, checkout / "models/mine")
+    card = read_card(folder)  # not at 0.05, about which all probabilities of a new head lie
+    card.model_copy(update={"threshold": 0.1}).write(folder / "card.json")
+    started = time.perf_counter()
+    peak = int(python(EXPORT, str(folder), str(checkout / "bundle")))
+    small, weights = ((checkout / "bundle" / name).stat().st_size for name in ("model.onnx", "model.onnx.data"))
+    seconds = time.perf_counter() - started
+    print(f"{seconds:.0f} s, {peak / 1e9:.1f} GB of memory, {small / 1e6:.1f} MB and {weights / 1e9:.2f} GB in files")
+    assert small < 20e6 and weights > 4 * 440e6
+    assert peak < 12e9
+    (sentence,) = check.check(checkout / "bundle")
+    print(sentence)
+    assert sentence.startswith("yes: model.onnx: ")
