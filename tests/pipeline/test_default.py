@@ -4,6 +4,7 @@ import csv
 import json
 import re
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import pytest
@@ -82,23 +83,25 @@ def test_a_bundle_makes_the_masks_of_its_model(default, bundles, name, size, mon
     furthest, different, pixels = dict.fromkeys(graphs, 0.0), dict.fromkeys(graphs, 0), 0
     dice: dict[str, list[float]] = {file: [] for file in ("", *graphs)}
     for case in open_part(0, "test"):
-        image, truth = (Image.fromarray(array).resize(size or array.shape[::-1], how) for array, how in
-                        ((case.frame, Resampling.BILINEAR), (case.mask, Resampling.NEAREST)))  # fmt: skip
-        expected = CachedPredictor(model, np.array(image)).probability_map(case.angles)
+        wanted = size or case.frame.shape[::-1]
+        frame = np.array(Image.fromarray(case.frame).resize(wanted, Resampling.BILINEAR))
+        truth = np.array(Image.fromarray(case.mask).resize(wanted, Resampling.NEAREST)) > 0
+        expected = CachedPredictor(model, frame).probability_map(case.angles)
         masks = {"": threshold_mask(expected, record.threshold)}
         for file, session in graphs.items():
-            found = check.probability_map(session, np.array(image), list(case.angles))
+            found = check.probability_map(session, frame, list(case.angles))
             masks[file] = check.mask_of(found, record.threshold, None)
-            furthest[file] = max(furthest[file], np.abs(found.astype(int) - expected).max() / MAP_MAX)
+            furthest[file] = max(furthest[file], float(np.abs(found.astype(int) - expected).max()) / MAP_MAX)
             different[file] += int((masks[file] != masks[""]).sum())
         pixels += expected.size
         for file, mask in masks.items():
-            dice[file].append(all_measures(mask, np.array(truth) > 0)["dice"])
-    mean = {file: sum(values) / len(values) for file, values in dice.items()}
-    print(f"{name} {size}: {furthest}, {different} of {pixels} pixels, Dice {mean}")
+            dice[file].append(all_measures(mask, truth)["dice"])
+    mean = {file: fmean(values) for file, values in dice.items()}
+    print(f"{name} {size or 'as they are'}: maps {furthest}, masks {different} of {pixels} pixels, Dice {mean}")
     assert len(dice[""]) == 114
-    assert furthest["model.onnx"] <= 1e-4 and different["model.onnx"] <= pixels / 1e5
-    assert furthest["model-float16.onnx"] <= 2e-3 and abs(mean["model-float16.onnx"] - mean[""]) <= 1e-3
+    for file, map_limit, share in (("model.onnx", 1e-4, 1e-5), ("model-float16.onnx", 1e-2, 1e-3)):
+        assert furthest[file] <= map_limit and different[file] <= share * pixels
+    assert abs(mean["model-float16.onnx"] - mean[""]) <= 1e-3
 
 
 @pytest.mark.slow
@@ -106,7 +109,7 @@ def test_a_bundle_is_compared_as_its_model_was_evaluated(default, bundles, tmp_p
     nightshift(default, "compare", "--bundle", f"lora={bundles / 'lora'}", "--data", "synthetic", "-o", str(tmp_path))
     found, before = (read_csv(folder / "evaluation/lora/cases.csv") for folder in (tmp_path, default / "reports"))
     assert [row["case_id"] for row in found] == [row["case_id"] for row in before]
-    dice = [np.mean([float(row["dice"]) for row in rows]) for rows in (found, before)]
+    dice = [fmean(float(row["dice"]) for row in rows) for rows in (found, before)]
     print(f"Dice by the bundle {dice[0]:.5f}, by the evaluation {dice[1]:.5f}")
     assert abs(dice[0] - dice[1]) <= 1e-4
 
