@@ -43,5 +43,5 @@ def _mean(x: Tensor, axes: Sequence[int]) -> Tensor:
 
 
 def _scaled(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """x (B, C, h, w) by each channel's weight and bias, in their type."""
-    return torch.addcmul(bias.float()[:, None, None], x, weight.float()[:, None, None]).to(weight.dtype)
+    """x (B, C, h, w) by each channel's weight and bias."""
+    return torch.addcmul(bias[:, None, None], x, weight[:, None, None])

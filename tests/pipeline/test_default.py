@@ -99,7 +99,7 @@ def test_a_bundle_makes_the_masks_of_its_model(default, bundles, name, size, mon
     mean = {file: fmean(values) for file, values in dice.items()}
     print(f"{name} {size or 'as they are'}: maps {furthest}, masks {different} of {pixels} pixels, Dice {mean}")
     assert len(dice[""]) == 114
-    for file, map_limit, share in (("model.onnx", 1e-4, 1e-5), ("model-float16.onnx", 1e-2, 1e-3)):
+    for file, map_limit, share in (("model.onnx", 1e-4, 1e-5), ("model-float16.onnx", 2e-3, 1e-3)):
         assert furthest[file] <= map_limit and different[file] <= share * pixels
     assert abs(mean["model-float16.onnx"] - mean[""]) <= 1e-3
 
