@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.data import write_manifest
-from helpers.project import ROOT, change_settings, copy_settings, prepare_cases, small_settings
+from helpers.project import ROOT, change_settings, copy_settings, prepare_cases, small_settings, write_hardware
 from PIL import Image
 
 from nightshift.config import hardware
@@ -45,6 +45,7 @@ def change(checkout: Path) -> Callable[..., None]:
 @pytest.fixture
 def small(checkout: Path) -> Callable[..., ArmSettings]:
     """small({"view.mode": "none"}, "lora"): an arm's settings, very small, with these keys set, on one CPU thread."""
+    write_hardware()
     return small_settings
 
 

@@ -80,5 +80,5 @@ def test_a_graph_that_is_not_the_model_is_not_kept(unet, monkeypatch):
     monkeypatch.setattr(bundle, "traced", lambda _: None)
     monkeypatch.setattr(bundle, "write_onnx", lambda _, file: write_bright_graph(file))
     said = refused()
-    assert "the exported graph is not the model: no: model.onnx: probabilities differ by up to " in said
-    assert said.endswith("; leave that format out")
+    assert "model.onnx does not give what the model gives: probabilities differ by up to " in said
+    assert said.endswith("; leave that format out of --to")

@@ -16,7 +16,7 @@ from highdicom.seg import segread
 from PIL import Image
 from pydicom.uid import XRayAngiographicImageStorage, generate_uid
 
-from nightshift.commands import inputs, mask_files, predict, prediction
+from nightshift.commands import inputs, mask_files, models, prediction
 from nightshift.commands.main import dispatch
 from nightshift.commands.prediction_record import LeftOutFiles
 from nightshift.console.errors import UserError
@@ -349,7 +349,7 @@ def test_a_file_that_cannot_be_opened_is_left_out(tmp_path, monkeypatch):
 
 def test_a_file_that_changes_meanwhile_has_no_masks(model, monkeypatch):
     np.save("a.npy", cine(1, 2))
-    monkeypatch.setattr(predict, "_open", lambda *_: np.save("a.npy", cine(2, 3)))
+    monkeypatch.setattr(models, "_maker", lambda *_: np.save("a.npy", cine(2, 3)))
     assert "a.npy: has changed since it was read" in refused(MODEL, "a.npy", *ANGLES)
     assert not list(Path("out").rglob("*.png"))
 
@@ -358,6 +358,6 @@ def test_too_large_a_batch_is_one_line(model, monkeypatch):
     def full(*_):
         raise MemoryError
 
-    monkeypatch.setattr(predict, "_open", lambda *_: full)
+    monkeypatch.setattr(models, "_maker", lambda *_: full)
     np.save("a.npy", cine(1, 2))
     assert "out of memory with --batch 4; give a lower one" in refused(MODEL, "a.npy", *ANGLES, "--batch", 4)

@@ -39,9 +39,15 @@ def change_settings(values: dict[str, Any], file: str = "params.yaml") -> None:
     Path(file).write_text(yaml.safe_dump(content), encoding="utf-8")
 
 
+def write_hardware() -> None:
+    """Leave a hardware.yaml of one CPU thread, where there is none."""
+    if not Path("hardware.yaml").exists():
+        Path("hardware.yaml").write_text("device: cpu\nthreads: 1\n")
+
+
 def small_settings(values: dict[str, Any] | None = None, arm: str = "frozen") -> ArmSettings:
     """An arm's settings, very small, with these keys set, on one CPU thread."""
-    Path("hardware.yaml").write_text("device: cpu\nthreads: 1\n")
+    write_hardware()
     change_settings(SMALL | (values or {}))
     return params.read().arm(arm)
 

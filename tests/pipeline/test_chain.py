@@ -60,13 +60,15 @@ def test_a_trained_arm_alone_finds_what_the_evaluation_found(first, tmp_path):
             str(raw / "angles.csv"),
             "-o",
             str(tmp_path / arm),
+            "--batch",
+            "1",
         )
         done = run(first, "nightshift", "predict", *asked)
         (raw / "angles.csv").unlink()
         assert done.returncode == 0, done.stdout + done.stderr
-        assert len(list((tmp_path / arm / "masks").iterdir())) == 2 * len(found)  # two frames each
+        assert len(list((tmp_path / arm / "masks").rglob("*.png"))) == 2 * len(found)  # two frames each
         for i, one in enumerate(found):
-            name = f"{one['case_id']}-{int(rows[one['case_id']]['frame_index']):05d}.png"
+            name = f"{one['case_id']}/{int(rows[one['case_id']]['frame_index']):05d}.png"
             predicted = Image.open(tmp_path / arm / "masks" / name)
             evaluated = Image.open(first / f"reports/evaluation/{arm}/pictures/prediction-0-{i:05d}.png")
             assert (predicted.size, predicted.tobytes()) == (evaluated.size, evaluated.tobytes())
@@ -108,6 +110,7 @@ def test_an_arm_is_added_and_taken_out_on_the_command_line(first):
     assert set(json.loads((first / "reports/comparison/metrics.json").read_text())["arms"]) == set(ARMS)
 
 
+@pytest.mark.slow
 def test_arms_without_an_encoder_join_the_comparison(first, tmp_path):
     """Both in one command: no other arm runs again; the U-Net predicts from its folder alone."""
     first = shutil.copytree(first, tmp_path / "clone", symlinks=True)  # what it adds stays in no other test's way
@@ -136,7 +139,7 @@ def test_arms_without_an_encoder_join_the_comparison(first, tmp_path):
     cine = str(next((first / "data/raw/synthetic/cines").iterdir()))
     asked = ("models/unet/fold-0/seed-0", cine, "--angles", "0", "0", "-o", str(tmp_path / "out"))
     done = run(first, "nightshift", "predict", *asked)
-    assert done.returncode == 0 and len(list((tmp_path / "out/masks").iterdir())) == 2, done.stderr
+    assert done.returncode == 0 and len(list((tmp_path / "out/masks").rglob("*.png"))) == 2, done.stderr
 
     edit(first, "params.yaml", {"encoder.rope": "as_shipped"})  # as the tables are made for this resolution
     status = json.loads(run(first, "dvc", "status", "--json").stdout) if not run(first, "stages.env").returncode else {}
