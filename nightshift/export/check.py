@@ -55,7 +55,7 @@ def compared(session: Any, folder: Path, map_limit: float, pixel_limit: float) -
         furthest = max(furthest, float(np.abs(found.astype(np.int64) - expected).max()) / MAP_MAX)
         different += int((mask_of(found, bundle["threshold"], bundle.get("low")) != (mask > 0)).sum())
         pixels += mask.size
-    return furthest <= map_limit and different <= pixel_limit * pixels, (
+    return pixels > 0 and furthest <= map_limit and different <= pixel_limit * pixels, (
         f"probabilities differ by up to {furthest:.1e} (limit {map_limit:.0e}), masks in {different} of {pixels} "
         f"pixels (limit {int(pixel_limit * pixels)})"
     )

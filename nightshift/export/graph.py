@@ -39,9 +39,7 @@ class FrameModel(nn.Module):
 
     def _probability(self, frame: Tensor, angles: Tensor) -> Tensor:
         side, (height, width) = self.model.resolution, (torch.scalar_tensor(n, dtype=torch.int64) for n in frame.shape)
-        # float64, and rounded to even, as `inner_size` does in Python
-        scale = side / torch.maximum(height, width).double()
-        rows, columns = ((n * scale).round().clamp(min=1).long() for n in (height, width))
+        rows, columns = inner_sizes(height, width, side)
         grey = frame.float().div(255).sub(0.5).div(0.5)
         down, right = resizing(height, rows, side, frame.shape[0]), resizing(width, columns, side, frame.shape[1])
         grey = down @ grey @ right.T
@@ -49,6 +47,16 @@ class FrameModel(nn.Module):
         square = self.model(None, angles[None], torch.stack(channels)[None]).sigmoid()[0, 0]
         up, left = resizing(rows, height, frame.shape[0], side), resizing(columns, width, frame.shape[1], side)
         return up @ square @ left.T
+
+
+def inner_sizes(height: Tensor, width: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """Rows and columns of the square that a frame fills, as `inner_size` finds them, half pixels too.
+
+    In float64, divided as numbers are: `side / tensor` would multiply by the reciprocal, which is rounded itself.
+    """
+    scale = torch.scalar_tensor(side, dtype=torch.float64) / torch.maximum(height, width).double()
+    rows, columns = ((n * scale).round().clamp(min=1).long() for n in (height, width))
+    return rows, columns
 
 
 def resizing(old: Tensor, new: Tensor, rows: int, columns: int) -> Tensor:

@@ -11,7 +11,7 @@ from nightshift.data.channels import input_of
 from nightshift.data.letterbox import inner_size, square_to_frame
 from nightshift.export.check import probability_map
 from nightshift.export.filters import Filters
-from nightshift.export.graph import FrameModel, resizing
+from nightshift.export.graph import FrameModel, inner_sizes, resizing
 from nightshift.export.graph_files import traced, write_onnx
 from nightshift.export.norms import replace_norms
 from nightshift.model.base import ArmModel
@@ -109,3 +109,10 @@ def test_onnxruntime_filters_as_pytorch_does(small, tmp_path):
     for shape, one in zip(SHAPES, expected, strict=True):
         found = probability_map(session, picture(*shape), [30, -20])
         assert found.shape == shape and np.abs(found.astype(int) - one).max() <= 1e-4 * MAP_MAX, shape
+
+
+def test_frames_fill_as_much_of_the_square_as_in_python():
+    """Of most of these, 48 or 96 pixels wide, a side is half a pixel too long, and is rounded to the even number."""
+    for width, height in ((width, height) for width in (48, 96) for height in range(3, width, 3)):
+        found = inner_sizes(torch.tensor(height), torch.tensor(width), 56)
+        assert tuple(map(int, found)) == inner_size(height, width, 56), (height, width)
