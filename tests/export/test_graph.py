@@ -113,6 +113,6 @@ def test_onnxruntime_filters_as_pytorch_does(small, tmp_path):
 
 def test_frames_fill_as_much_of_the_square_as_in_python():
     """Of most of these, 48 or 96 pixels wide, a side is half a pixel too long, and is rounded to the even number."""
-    for width, height in ((width, height) for width in (48, 96) for height in range(3, width, 3)):
+    for width, height in [*((48, one) for one in range(3, 48, 3)), *((96, one) for one in range(3, 96, 3))]:
         found = inner_sizes(torch.tensor(height), torch.tensor(width), 56)
         assert tuple(map(int, found)) == inner_size(height, width, 56), (height, width)
