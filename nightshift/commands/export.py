@@ -82,6 +82,7 @@ def write(
     arguments: argparse.Namespace, card: Card, settings: ArmSettings, rule: Rule, to: list[str], out: Path
 ) -> list[str]:
     """Write all formats and the model card into the folder `out`; sentences about what needs some."""
+    from nightshift.commands.models import rule_of_models, rules_of_project
     from nightshift.core.io import write_text
     from nightshift.engine.device import seed_everything
     from nightshift.export import bundle, example_frames, merged, model_card
@@ -95,7 +96,7 @@ def write(
     if set(to) & set(bundle.FORMATS):
         examples = example_frames.of_cases(card) if arguments.with_cases else example_frames.simulated()
         bundle.write_bundle(folder, card, settings, rule, to, examples, out)
-    about = model_card.model_card(folder, card, rule)
+    about = model_card.model_card(folder, card, rule, rule == rule_of_models({folder: card}, rules_of_project(folder)))
     about.write(out / model_card.JSON)
     write_text(out / model_card.MARKDOWN, model_card.as_markdown(about))
     return said

@@ -13,7 +13,7 @@ from nightshift.config.presets import DataFile
 from nightshift.config.sections import View
 from nightshift.console.errors import UserError, nearest
 from nightshift.console.progress import bar
-from nightshift.data.dataset import Cases, data_hash, open_part
+from nightshift.data.dataset import Cases, data_hash, open_part, read_folds
 from nightshift.data.locations import FOLDS, PREPARED
 from nightshift.ingest.external import KnownFrame, all_tested, known_frames
 from nightshift.ingest.integrity import stop_or_list
@@ -61,6 +61,8 @@ def judged_cases(models: Mapping[str, Models], preset: str | None) -> Iterator[J
                 f"--bundle {other}: of fold {folds[other]}, but {next(iter(folds))} of fold {fold}; each fold has test "
                 "cases of its own: give models of one fold"
             )
+        if fold >= len(read_folds().folds):
+            raise UserError(f"--bundle {next(iter(folds))}: of fold {fold}, which data/prepared does not have")
         yield JudgedCases(open_part(fold, "test"), f"Test cases of fold {fold} of data/prepared.", sorted(notes))
         return
     needing = next((name for name, model in models.items() if model.takes_angles), None)

@@ -11,6 +11,7 @@ from nightshift.data.dataset import Cases
 from nightshift.data.samples import angles_of
 from nightshift.evaluation.calibration import reliability
 from nightshift.evaluation.evaluate import Cells, all_spaced, measured, write_cells, write_map, write_pictures
+from nightshift.model import card as model_card
 from nightshift.model.predictor import threshold_mask
 from nightshift.reporting.load import ArmResults, read_cases
 
@@ -20,10 +21,11 @@ def open_judged(folder: Path) -> Models:
 
     Raises UserError for a folder with several models or none, and as `models_of` does.
     """
-    models = models_of(folder, rules=rules_of_project(folder))
-    if len(models.makers) > 1:
-        raise UserError(f"{folder}: {len(models.makers)} models; give one of them, as {next(iter(models.hashes))}")
-    return models
+    cards = {} if (folder / "bundle.json").is_file() else model_card.read_cards(folder)
+    if len(cards) > 1:
+        raise UserError(f"{folder}: {len(cards)} models; give one of them, as {next(iter(cards)).as_posix()}")
+    place = next(iter(cards), folder)
+    return models_of(place, rules=rules_of_project(place))
 
 
 def judge(name: str, models: Models, cases: Cases, out: Path) -> ArmResults:

@@ -79,7 +79,7 @@ def _of_bundle(folder: Path) -> Models:
     record = bundle.record
     return Models(
         name=f"{record.name}/fold-{record.fold}/seed-{record.seed}",
-        hashes={folder.as_posix(): hash_folder(folder)},
+        hashes={folder.as_posix(): bundle.digest},
         takes_angles=record.takes_angles,
         fold=record.fold,
         seed=record.seed,

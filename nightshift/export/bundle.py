@@ -11,16 +11,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import onnxruntime
 from PIL import Image
+from pydantic import Field
 
 from nightshift.carm import Angles
 from nightshift.config.params import ArmSettings
 from nightshift.console.errors import UserError
 from nightshift.console.progress import bar, say
+from nightshift.core.hashing import hash_folder
 from nightshift.core.records import Record
 from nightshift.engine.device import device
 from nightshift.evaluation.rules import Rule
@@ -37,6 +39,7 @@ from nightshift.model.predictor import CachedPredictor, threshold_mask
 NAME = "bundle.json"
 CASES = "cases"
 Pixels = np.ndarray[tuple[int, ...], np.dtype[Any]]
+Threshold = Annotated[float, Field(gt=0, lt=1)]
 GraphFile = Literal["model.onnx", "model-float16.onnx"]
 FORMATS = {"onnx": "model.onnx", "pt2": "model.pt2", "float16": "model-float16.onnx"}  # the last one changes the model
 # By how much probabilities, and what share of a mask's pixels, may differ from the model's in PyTorch.
@@ -60,8 +63,8 @@ class BundleRecord(Record):
     name: str
     fold: int
     seed: int
-    threshold: float
-    low: float | None = None
+    threshold: Threshold
+    low: Threshold | None = None
     takes_angles: bool
     data_hash: str
     graphs: list[GraphRecord]
@@ -71,10 +74,11 @@ class BundleRecord(Record):
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle: `maps` is what `nightshift predict` asks of any model."""
+    """An opened bundle; `digest` is of bundle.json and the graph."""
 
     record: BundleRecord
     session: Any
+    digest: str
 
     def maps(self, frames: Sequence[Pixels], angles: Sequence[Angles]) -> list[Pixels]:
         """Probability maps (H, W) uint16 of frames (H, W) uint8, each for its view in degrees."""
@@ -86,16 +90,20 @@ class Bundle:
 
 def open_bundle(folder: Path) -> Bundle:
     """The bundle in `folder`, by its first graph. Raises UserError for a file that is missing or damaged."""
-    record = BundleRecord.read(folder / NAME)
+    try:
+        record = BundleRecord.read(folder / NAME)
+    except UserError as error:
+        raise UserError(f"{str(error).split('; `dvc')[0]}; get the bundle anew from where it came") from None
     if not record.graphs:
         raise UserError(f"{folder}: no ONNX graph in it; make one with nightshift export ... --to onnx")
     file = folder / record.graphs[0].file
     wanted = ["CUDAExecutionProvider"] if device().type == "cuda" else []
     providers = [one for one in (*wanted, "CPUExecutionProvider") if one in onnxruntime.get_available_providers()]
     try:
-        return Bundle(record, onnxruntime.InferenceSession(str(file), providers=providers))
+        session = onnxruntime.InferenceSession(str(file), providers=providers)
     except Exception as error:  # onnxruntime has no class of its own for what it refuses
         raise UserError(f"{file}: onnxruntime cannot open it: {str(error).splitlines()[0]:.200}") from None
+    return Bundle(record, session, hash_folder(folder / NAME, file, Path(f"{file}.data")))
 
 
 def write_bundle(

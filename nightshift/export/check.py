@@ -63,8 +63,9 @@ def compared(session: Any, folder: Path, map_limit: float, pixel_limit: float) -
 
 def main() -> int:
     """Print a line for each graph of bundle.json; 0 where all are as they were, else 1."""
-    status = 0
-    for graph in json.loads((HERE / "bundle.json").read_text(encoding="utf-8"))["graphs"]:
+    graphs = json.loads((HERE / "bundle.json").read_text(encoding="utf-8"))["graphs"]
+    status = int(not graphs)
+    for graph in graphs:
         try:
             session = onnxruntime.InferenceSession(str(HERE / graph["file"]), providers=["CPUExecutionProvider"])
             same, said = compared(session, HERE, graph["map_limit"], graph["pixel_limit"])

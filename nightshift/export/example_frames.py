@@ -14,7 +14,7 @@ COUNT = 6
 Pixels = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
 Example = tuple[Pixels, Angles]
 # Heights and widths: square ones, upright ones and wide ones, smaller and larger than the squares that models see.
-SIZES = ((192, 192), (160, 192), (192, 130), (256, 256), (331, 277), (400, 512))
+SIZES = ((192, 192), (133, 304), (192, 130), (256, 256), (331, 277), (400, 512))
 
 
 def simulated() -> list[Example]:

@@ -44,7 +44,7 @@ class ModelCard(Record):
     `encoder`: its size in words, None of an arm without one. `weights`: name of the pretrained file, `random`, or
     `none`; `weights_sha256` of it. `uses_view`: the C-arm angles are an input; `views`: None where they are none, or
     the training cases are not in data/prepared any more. `cases`: by part; `patients`: to train on. `settings`: YAML.
-    `judged`: None where the project's last comparison is not of this model.
+    `judged`: None where the project's last comparison is not of this model with this rule.
     """
 
     arm: str
@@ -70,7 +70,7 @@ class ModelCard(Record):
     judged: Judgement | None = None
 
 
-def model_card(folder: Path, card: Card, rule: Rule) -> ModelCard:
+def model_card(folder: Path, card: Card, rule: Rule, evaluated: bool) -> ModelCard:
     """The model card of a trained model.
 
     Args:
@@ -78,6 +78,7 @@ def model_card(folder: Path, card: Card, rule: Rule) -> ModelCard:
             are of this very model.
         card: in it.
         rule: how masks are made.
+        evaluated: whether the project's evaluation made them so.
 
     Raises:
         UserError: a file of the project is not what its stage writes.
@@ -105,7 +106,7 @@ def model_card(folder: Path, card: Card, rule: Rule) -> ModelCard:
         val_dice=card.val_dice,
         data_hash=card.data_hash,
         settings=_yaml(settings.model_dump(mode="json", exclude_none=True)),
-        judged=_judgement(project, card),
+        judged=_judgement(project, card) if evaluated else None,
     )
 
 

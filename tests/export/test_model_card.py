@@ -28,7 +28,7 @@ def judged(card):
 
 def of_model(folder: Path, card: Card) -> ModelCard:
     """The model card of a model whose masks are made by its own threshold."""
-    return model_card(folder, card, rule_of_card(card))
+    return model_card(folder, card, rule_of_card(card), evaluated=True)
 
 
 @pytest.fixture
