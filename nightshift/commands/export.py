@@ -64,10 +64,11 @@ def main(arguments: argparse.Namespace) -> None:
     settings = model_card.settings_of(card, folder, arguments.weights)
     if not card.epoch:
         raise UserError(f"{folder}: {_needs_none(settings)}")
-    rule = rule_of_models({folder: card}, arguments.rules or rules_of_project(folder))
+    evaluated = rule_of_models({folder: card}, rules_of_project(folder))
+    rule = rule_of_models({folder: card}, arguments.rules) if arguments.rules else evaluated
     with replacing(arguments.out) as out:
         out.mkdir(parents=True)
-        said = write(arguments, card, settings, rule, to, out)
+        said = write(arguments, card, settings, rule, rule == evaluated, to, out)
     print("\n".join([*said, f"{', '.join(to)} of {folder.as_posix()}: {arguments.out.as_posix()}"]))
 
 
@@ -79,10 +80,18 @@ def _needs_none(settings: ArmSettings) -> str:
 
 
 def write(
-    arguments: argparse.Namespace, card: Card, settings: ArmSettings, rule: Rule, to: list[str], out: Path
+    arguments: argparse.Namespace,
+    card: Card,
+    settings: ArmSettings,
+    rule: Rule,
+    evaluated: bool,
+    to: list[str],
+    out: Path,
 ) -> list[str]:
-    """Write all formats and the model card into the folder `out`; sentences about what needs some."""
-    from nightshift.commands.models import rule_of_models, rules_of_project
+    """Write all formats and the model card into the folder `out`; sentences on what SAM 3's files hold.
+
+    `evaluated`: whether the project's evaluation made masks by `rule`.
+    """
     from nightshift.core.io import write_text
     from nightshift.engine.device import seed_everything
     from nightshift.export import bundle, example_frames, merged, model_card
@@ -96,7 +105,7 @@ def write(
     if set(to) & set(bundle.FORMATS):
         examples = example_frames.of_cases(card) if arguments.with_cases else example_frames.simulated()
         bundle.write_bundle(folder, card, settings, rule, to, examples, out)
-    about = model_card.model_card(folder, card, rule, rule == rule_of_models({folder: card}, rules_of_project(folder)))
+    about = model_card.model_card(folder, card, rule, evaluated)
     about.write(out / model_card.JSON)
     write_text(out / model_card.MARKDOWN, model_card.as_markdown(about))
     return said

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from nightshift.commands.models import Models, models_of, rules_of_project
+from nightshift.commands.models import Models, is_bundle, models_of, rules_of_project
 from nightshift.console.errors import UserError
 from nightshift.console.progress import bar
 from nightshift.core.io import replacing
@@ -21,7 +21,7 @@ def open_judged(folder: Path) -> Models:
 
     Raises UserError for a folder with several models or none, and as `models_of` does.
     """
-    cards = {} if (folder / "bundle.json").is_file() else model_card.read_cards(folder)
+    cards = {} if is_bundle(folder) else model_card.read_cards(folder)
     if len(cards) > 1:
         raise UserError(f"{folder}: {len(cards)} models; give one of them, as {next(iter(cards)).as_posix()}")
     place = next(iter(cards), folder)

@@ -40,6 +40,11 @@ class Models:
     makers: Sequence[Callable[[], MapMaker]]
 
 
+def is_bundle(folder: Path) -> bool:
+    """Whether it has a bundle.json."""
+    return (folder / "bundle.json").is_file()
+
+
 def models_of(folder: Path, weights: Path | None = None, rules: Path | None = None) -> Models:
     """What is in `folder`.
 
@@ -51,7 +56,7 @@ def models_of(folder: Path, weights: Path | None = None, rules: Path | None = No
     Raises:
         UserError: what is missing or does not fit together.
     """
-    if (folder / "bundle.json").is_file():
+    if is_bundle(folder):
         if weights or rules:
             option = "--weights" if weights else "--rules"
             raise UserError(f"{folder}: a bundle, which has its own; leave {option} out")

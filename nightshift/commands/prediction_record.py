@@ -67,7 +67,7 @@ class AskedFile(BaseModel):
 class Asked(BaseModel):
     """All that masks depend on.
 
-    `models`: sha256 of their cards, by folder; `threshold`, `low` and `mirror` as in rules.json; `to`: the formats.
+    `models`: sha256 of all their files, by folder; `threshold`, `low` and `mirror` as in rules.json; `to`: the formats.
     """
 
     models: dict[str, str]

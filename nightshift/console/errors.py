@@ -10,6 +10,7 @@ from typing import NoReturn
 DISK = {  # what to do, by number of the system's error
     errno.ENOSPC: "no space left; free some and run the same command again",
     errno.EDQUOT: "the quota is used up; free some space and run the same command again",
+    errno.EFBIG: "is larger than a file may be there; write elsewhere, or raise the limit",
     errno.EACCES: "cannot be written; change its permissions",
     errno.EPERM: "cannot be written; change its permissions",
     errno.EROFS: "is on a disk that is read-only",

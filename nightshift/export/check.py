@@ -63,8 +63,15 @@ def compared(session: Any, folder: Path, map_limit: float, pixel_limit: float) -
 
 def main() -> int:
     """Print a line for each graph of bundle.json; 0 where all are as they were, else 1."""
-    graphs = json.loads((HERE / "bundle.json").read_text(encoding="utf-8"))["graphs"]
-    status = int(not graphs)
+    try:
+        graphs = json.loads((HERE / "bundle.json").read_text(encoding="utf-8"))["graphs"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        print(f"no: bundle.json cannot be read: {error}")
+        return 1
+    status = 0
+    if not graphs:
+        print("no: bundle.json has no graph to check")
+        status = 1
     for graph in graphs:
         try:
             session = onnxruntime.InferenceSession(str(HERE / graph["file"]), providers=["CPUExecutionProvider"])

@@ -37,6 +37,7 @@ def test_a_bug_keeps_its_traceback():
         (UserError("a.csv: row 3:\n  no mask"), "error: a.csv: row 3: no mask\n"),
         (KeyboardInterrupt(), "error: stopped\n"),
         (OSError(errno.ENOSPC, "x", "models/x"), "error: models/x: no space left; free some and run the same command "),
+        (OSError(errno.EFBIG, "x", "out/model.onnx"), "error: out/model.onnx: is larger than a file may be there; "),
         (PermissionError(errno.EACCES, "x", "out"), "error: out: cannot be written; change its permissions\n"),
         (NotADirectoryError(errno.ENOTDIR, "x", "out"), "error: out: is a file where a folder belongs; move it away\n"),
         (RuntimeError("No space left on device (os error 28)"), "error: the disk: no space left; free some"),

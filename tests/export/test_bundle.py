@@ -226,6 +226,21 @@ def test_the_check_says_no_to_what_was_changed(project, copied, change):
     assert told[1] > 4 if change is changed_threshold else told[0] > 1e-4
 
 
+@pytest.mark.parametrize("text", ['{"graphs": []}', "{", "{}"])
+def test_the_check_says_no_where_there_is_nothing_to_check(project, copied, text):
+    folder = copied("unet")
+    (folder / "bundle.json").write_text(text)
+    status, (line,) = checked(folder)
+    assert status == 1 and line.startswith("no: bundle.json ")
+
+
+def test_the_check_says_no_where_there_are_no_cases(project, copied):
+    folder = copied("unet")
+    write_json(folder / "bundle.json", read_json(folder / "bundle.json") | {"angles": []})
+    status, (line,) = checked(folder)
+    assert status == 1 and line.startswith("no: model.onnx: ")
+
+
 @pytest.mark.parametrize("name", ["lora", "unet"])
 def test_predict_makes_the_masks_of_the_model(project, name, tmp_path):
     rules = ["--rules", RULES] if name == "unet" else []
