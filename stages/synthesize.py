@@ -29,7 +29,7 @@ def main() -> None:
         folder.mkdir()
         if settings.simulated:
             simulation = Simulation(**settings.simulated.model_dump(exclude={"kind", "split"}))
-            write_dataset(simulation, folder, bar("synthesize", "case"))
+            write_dataset(simulation, folder, bar("synthesize", "patient"))
         else:
             write_text(folder / "README.txt", f"Nothing is simulated for use.data={settings.name}.\n")
     write_json(OUT.with_suffix(".json"), {"sha256": hash_folder(OUT)})

@@ -6,6 +6,7 @@ patient's left is at the right of the picture and the head is up.
 """
 
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 
@@ -84,12 +85,13 @@ def tube_shadow(position: Array, radius: Array, half_chord: Array, size: int) ->
     side = size * SUPERSAMPLE
     position, radius = position * SUPERSAMPLE, radius * SUPERSAMPLE
     reach = int(np.ceil(radius.max()))
-    around = np.stack(np.meshgrid(*[np.arange(-reach, reach + 1)] * 2, indexing="ij"), axis=-1).reshape(-1, 2)
-    cell = np.floor(position).astype(int)[:, None] + around
-    distance = ((cell + 0.5 - position[:, None]) ** 2).sum(axis=-1) / radius[:, None] ** 2
-    sample, offset = np.nonzero((distance < 1) & ((cell >= 0) & (cell < side)).all(axis=-1))
-    row, column = cell[sample, offset].T
-    index = row * side + column
+    around = np.mgrid[-reach : reach + 1, -reach : reach + 1].reshape(2, 1, -1)
+    rows, columns = np.floor(position).astype(int).T[..., None] + around
+    away = (rows + 0.5 - position[:, :1]) ** 2 + (columns + 0.5 - position[:, 1:]) ** 2
+    distance = away / radius[:, None] ** 2
+    inside = (rows >= 0) & (rows < side) & (columns >= 0) & (columns < side)
+    sample, offset = np.nonzero((distance < 1) & inside)
+    index = rows[sample, offset] * side + columns[sample, offset]
     chord = 2 * half_chord[sample] * np.sqrt(1 - distance[sample, offset])
     longest = np.zeros(side * side)
     np.maximum.at(longest, index, chord)
@@ -102,8 +104,10 @@ def tube_shadow(position: Array, radius: Array, half_chord: Array, size: int) ->
 
 def to_pixels(values: Array, size: int) -> Array:
     """The mean over each pixel, (..., size, size), of flat sub-pixel values (..., (SUPERSAMPLE * size)^2)."""
-    parts = values.reshape(*values.shape[:-1], size, SUPERSAMPLE, size, SUPERSAMPLE)
-    pixels: Array = parts.mean(axis=(-3, -1))
+    parts, sides = values.reshape(*values.shape[:-1], size, SUPERSAMPLE, size, SUPERSAMPLE), range(SUPERSAMPLE)
+    # one by one: over axes this short, NumPy's own sum takes five times as long
+    rows = [reduce(np.add, [parts[..., row, :, column] for column in sides]) for row in sides]
+    pixels: Array = reduce(np.add, rows) / SUPERSAMPLE**2
     return pixels
 
 

@@ -59,7 +59,7 @@ def test_same_settings_same_bytes_and_another_seed_other_bytes(written: Path, tm
     seen = []
     write_dataset(SMALL, tmp_path / "again", progress=lambda patients: (seen.append(p) or p for p in patients))
     assert contents(tmp_path / "again") == contents(written)
-    assert seen == list(range(SMALL.patients))
+    assert len(seen) == SMALL.patients
     write_dataset(replace(SMALL, seed=1), tmp_path / "other")
     other = contents(tmp_path / "other")
     assert all(other[name] != data for name, data in contents(written).items() if name.startswith("cines/"))
