@@ -23,7 +23,7 @@ from benchmarks.timing import Row, noted, row
 from nightshift.core.hashing import sha256
 
 SOURCES = ("nightshift", "stages", "conf", "params.yaml")
-BEFORE = ("env", "synthesize", "inventory", "prepare")
+BEFORE = ("inputs", "synthesize", "prepare")
 ARMS = ("lora", "frozen")
 EPOCHS, KILLS = 60, 3
 RUNS = ("undisturbed", "again", "killed")

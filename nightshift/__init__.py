@@ -12,5 +12,5 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # MONAI imports MLflow wherever it is installed, and MLflow would report to its makers that it is used.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-# Pydantic would look through all installed packages for plugins, which is a tenth of what `env` takes.
+# Pydantic would look through all installed packages for plugins, which is a tenth of what `inputs` takes.
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")

@@ -1,6 +1,6 @@
 """Simulated angiograms -> data/raw/synthetic, where the data preset asks for them; else a note that it does not.
 
-data/raw/synthetic.json holds a hash of all of them: `inventory`, which always runs, depends on that one small file.
+data/raw/synthetic.json holds a hash of all of them: `prepare` depends on that one small file.
 """
 
 from pathlib import Path

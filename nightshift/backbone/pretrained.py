@@ -14,12 +14,13 @@ from nightshift.core.project import root
 if TYPE_CHECKING:  # pydantic is not needed for anything here
     from nightshift.config.presets import Weights
 
+WEIGHTS = Path("data/weights")
 CHECKPOINT = ("*.json", "*.txt", "*.safetensors")  # of a folder in transformers' layout what is used: no pickle
 
 
 def record_of(arm: str) -> Path:
     """The file that says which weights the arm depends on: path as in params.yaml, `none` without, and `identity`."""
-    return Path("data/weights") / f"{arm}.json"
+    return WEIGHTS / f"{arm}.json"
 
 
 def identity(place: Path) -> dict[str, str | int]:
@@ -75,7 +76,7 @@ def _from_hub(weights: Weights, download: bool) -> Path:
     except errors.RepositoryNotFoundError:
         reason = "run `hf auth login` with a token that may read it"
     except errors.LocalEntryNotFoundError:
-        download_it = "run `dvc repro stages/dvc.yaml:inventory`, which downloads it"
+        download_it = "run `dvc repro stages/dvc.yaml:inputs`, which downloads it"
         reason = "connect this machine to the network" if download else download_it
     except OSError as error:
         reason = f"the hub answered '{str(error).splitlines()[0]:.80}'; try again later"

@@ -18,7 +18,7 @@ from nightshift.jobs.stale_metrics import METRICS
 
 RUNS = Path("reports/runs")  # comparisons with a snapshot, by name of the run
 STEPS = ("encode", "train", "evaluate")
-DATA = ("synthesize", "inventory", "prepare")  # settings that every arm follows from
+DATA = ("synthesize", "prepare")  # settings that every arm follows from
 Contents = dict[str, dict[str, Any]]  # by name of a file below reports/settings: {settings: ..., versions: ...}
 
 
@@ -130,7 +130,7 @@ def key_of(file: str, path: str, raw: Sequence[Any]) -> str:
         preset = f"conf/{'encoder' if use == 'encoder' else 'data'}/{value_at(raw[0], f'use.{use}')}.yaml"
         return f"{preset}:{rest.removeprefix('source.')}".rstrip(":") if same(f"use.{use}") else f"use.{use}"
     if file in DATA:
-        return {"name": "use.data", "weights": "encoder.weights"}.get(section, path)
+        return "use.data" if section == "name" else path
     arm = f"arms.{file.split('/')[1]}"
     if section == "train" and any(value_at(values, f"{arm}.{rest}") is not None for values in raw):
         return f"{arm}.{rest}"

@@ -16,6 +16,7 @@ import pandas as pd
 
 from nightshift.commands import dvc_adapter, queue_actions, queue_runs
 from nightshift.commands.collect import code_of, contents_at, contents_of
+from nightshift.commands.experiments import SOURCES
 from nightshift.commands.notes import Note
 from nightshift.config import params
 from nightshift.config.yaml_io import parse, value_at
@@ -25,7 +26,6 @@ from nightshift.model.card import NAME as CARD
 from nightshift.model.card import Card
 
 KEY = "train.patients"
-INVENTORY = "data/inventory.json"
 ON_THEIR_WAY = ("queued", "running")
 
 
@@ -69,8 +69,10 @@ class Curve:
             patients = self._patients(revision, finished=True) if self._is_whole(lock) else None
             if patients is None or (patients in found and found[patients].state == "done"):
                 continue
-            data = data or dvc_adapter.files_of(lock, "deps").get(INVENTORY)
-            if dvc_adapter.files_of(lock, "deps").get(INVENTORY) == data:  # as the newest of them had it
+            files = dvc_adapter.files_of(lock, "deps")
+            sources = [files.get(path) for path in SOURCES]
+            data = data or sources
+            if sources == data:  # as the newest of them had it
                 found[patients] = Run(name, revision, patients, "done")
         return found
 

@@ -22,7 +22,7 @@ from nightshift.reporting.records import Against, Metrics
 
 STEPS = ("encode", "train", "evaluate")
 METRICS = stale_metrics.METRICS.as_posix()
-INVENTORY = "data/inventory.json"
+SOURCES = ("data/inventory.json", "data/raw/synthetic.json")  # of the user, and simulated
 PREPARED = ("data/prepared/cases", "data/prepared/masks", "data/prepared/folds.json")
 CODE = ("nightshift/evaluation", "nightshift/reporting")  # dependencies of compare, with what makes the numbers
 NUMBERS = ("nightshift/evaluation", "nightshift/reporting/significance.py")  # of these the files that make them
@@ -172,7 +172,7 @@ def collect(states: Sequence[State], repository: Repository) -> list[Experiment]
             found[lock].revisions.append(rev)
         elif state == "done":
             new.lock, new.settings = lock, _settings(locked)
-            new.hashes = {path: data.deps[path].hash for path in (INVENTORY, *PREPARED, *CODE) if path in data.deps}
+            new.hashes = {path: data.deps[path].hash for path in (*SOURCES, *PREPARED, *CODE) if path in data.deps}
             arms = new.metrics.arms if new.metrics else {}
             new.seconds = {arm: _seconds(arm, data, repository) for arm in arms}
             found[lock] = new
@@ -273,8 +273,8 @@ def _other(one: Experiment, first: Experiment, repository: Repository) -> str:
     if one.metrics is None or first.metrics is None or one.best is None:
         return "one arm alone"
     new = {path for path in one.hashes.keys() | first.hashes.keys() if one.hashes.get(path) != first.hashes.get(path)}
-    prepared = new & set(PREPARED)  # the inventory also has the files of a second data set
-    data = ("other data" if INVENTORY in new else "other split") if prepared else ""
+    prepared = new & set(PREPARED)  # the sources are also those of a second data set
+    data = ("other data" if new & set(SOURCES) else "other split") if prepared else ""
     files = repository.differ(first.revisions[-1], one.revisions[-1]) if new & set(CODE) else []
     code = f"other code ({', '.join(files)})" if files else ""
     same = one.metrics.reference == first.metrics.reference

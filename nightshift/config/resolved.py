@@ -1,14 +1,15 @@
 """What each stage reads: its settings, resolved, and the versions of the packages that it runs on, one file each.
 
-    reports/settings/{synthesize,inventory,prepare,probe,compare}.json
+    reports/settings/{synthesize,prepare,probe,compare}.json
     reports/settings/arms/ARM/{probe,encode,train,evaluate}.json
 
-The stage `env` writes all of them at every `dvc repro`, and a stage of DVC depends on its own file. So it runs again
+The stage `inputs` writes all of them at every `dvc repro`, and a stage of DVC depends on its own file. So it runs again
 when something that it reads has another value, wherever that comes from (params.yaml, -S, a preset, a default in the
 code, another version of torch), and not when something changes that it does not read. Stages do not read params.yaml.
 """
 
 import json
+from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -33,23 +34,25 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def write_all(settings: Settings) -> None:
-    """Write every file of FOLDER, and remove what is no longer one of them, such as those of an arm that was taken out.
+    """Write every file of FOLDER. Raises UserError as `versions` does."""
+    write_folder(FOLDER, contents(settings))
+
+
+def write_folder(folder: Path, values: Mapping[str, Any]) -> None:
+    """Write `values` as NAME.json, and remove what is no longer one of them, such as that of an arm that was taken out.
 
     A file whose content would be the same is left alone: DVC need not hash it again.
-
-    Raises:
-        UserError: as `versions` does.
     """
-    files = {FOLDER / f"{name}.json": content for name, content in contents(settings).items()}
-    for path, content in files.items():
-        write_if_changed(path, content)
-    folders = {folder for path in files for folder in path.parents}
-    for path in list(FOLDER.rglob("*")):
+    files = {folder / f"{name}.json": value for name, value in values.items()}
+    for path, value in files.items():
+        write_if_changed(path, value)
+    folders = {above for path in files for above in path.parents}
+    for path in list(folder.rglob("*")):
         if path not in files and path not in folders:
             remove(path)
 
 
-def write_if_changed(path: Path, value: dict[str, Any]) -> None:
+def write_if_changed(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, where the file does not have the same text already."""
     text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
     if not path.is_file() or path.read_bytes() != text.encode():
@@ -60,11 +63,8 @@ def contents(settings: Settings) -> dict[str, dict[str, Any]]:
     """By name of the file: `settings` as its stage reads them, and `versions`. Raises UserError as `versions` does."""
     data = settings.data
     simulated = next((one.source.model_dump() for one in data.sets if isinstance(one.source, Simulated)), None)
-    weights = {name: settings.arm(name).weights for name in settings.arms}
-    places = {name: place and place.model_dump() for name, place in weights.items()}
     by_name = {
         "synthesize": _content({"name": data.name, "simulated": simulated}, "numpy", "scipy"),
-        "inventory": _content(data.model_dump(include={"name", "source", "external"}) | {"weights": places}),
         "prepare": _content(data.model_dump(), *DATA),
         "probe": _content(settings.probe.model_dump(), *ENCODER, "peft"),
         "compare": _content(settings.model_dump()),
@@ -93,7 +93,7 @@ def read(name: str, model: type[Model]) -> Model:
         model: what the settings are read as.
 
     Raises:
-        UserError: the stage `env` did not write the file, or wrote it with other code.
+        UserError: the stage `inputs` did not write the file, or wrote it with other code.
     """
     path = FOLDER / f"{name}.json"
     try:

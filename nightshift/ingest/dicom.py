@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from nightshift.carm import Angles
 from nightshift.console.errors import UserError, is_out_of_memory
 
-if TYPE_CHECKING:  # imported where a file is read: `inventory` lists files at every `dvc repro`
+if TYPE_CHECKING:  # imported where a file is read: `inputs` lists files at every `dvc repro`
     import numpy as np
     from pydicom import Dataset
 

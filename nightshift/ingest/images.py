@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from nightshift.console.errors import UserError, is_out_of_memory
 from nightshift.ingest.windowing import Window, to_uint8
 
-if TYPE_CHECKING:  # numpy and PIL are imported where a file is read: `inventory` lists files at every `dvc repro`
+if TYPE_CHECKING:  # numpy and PIL are imported where a file is read: `inputs` lists files at every `dvc repro`
     import numpy as np
 
     from nightshift.ingest.record import Pixels

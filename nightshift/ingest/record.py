@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from nightshift.carm import Angles
 from nightshift.console.errors import UserError
 
-if TYPE_CHECKING:  # numpy is imported where a file is read: `inventory` lists files at every `dvc repro`
+if TYPE_CHECKING:  # numpy is imported where a file is read: `inputs` lists files at every `dvc repro`
     import numpy as np
 
 Pixels: TypeAlias = "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]"

@@ -56,8 +56,6 @@ def _read_source(data: Source, problems: Problems) -> list[SourceCase]:
 
 def source_files(data: Source) -> list[Path]:
     """Every existing file that the source consists of, once, sorted. `prepare` reports those that are missing."""
-    if isinstance(data, Simulated):
-        return [SYNTHETIC.with_suffix(".json")]
     if isinstance(data, Dicom):  # without their headers, which are slow to read: this runs at every `dvc repro`
         return sorted(set(dicom_files(data, root())))
     table = data.path if isinstance(data, Manifest) else data.cases if isinstance(data, ImageFolder) else None

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from nightshift.console.errors import UserError
 
-if TYPE_CHECKING:  # numpy is imported where a file is read: `inventory` lists files at every `dvc repro`
+if TYPE_CHECKING:  # numpy is imported where a file is read: `inputs` lists files at every `dvc repro`
     import numpy as np
 
     from nightshift.ingest.record import Pixels

@@ -26,7 +26,7 @@ from nightshift.model.card import read_card, settings_of
 from nightshift.model.predictor import THRESHOLDS, CachedPredictor, threshold_mask
 from nightshift.probe.arm import ProbeArm, verdict_of
 from nightshift.training.arm import train_arm
-from stages import inventory
+from stages import inputs
 
 ARM = {"kind": "zero_shot", "weights": "sam", "resolution": 56}
 FILE = "model.safetensors"
@@ -97,7 +97,7 @@ def test_nothing_is_trained_and_no_text_encoder_is_kept(arm):
 
 def test_from_the_choice_on_validation_to_the_masks_of_the_test_cases(arm, prepared):
     settings = arm()
-    record = inventory._record(settings.weights.model_dump())
+    record = inputs._record(settings.weights)
     write_json(pretrained.record_of("zero"), record)
     feature_cache.encode_nothing("zero")
     train_arm(settings)
@@ -115,7 +115,7 @@ def test_from_the_choice_on_validation_to_the_masks_of_the_test_cases(arm, prepa
 
 def test_only_the_very_weights_will_do(arm, tmp_path):
     settings, folder = arm(), Path("models/zero/fold-0/seed-0")
-    record = inventory._record(settings.weights.model_dump())
+    record = inputs._record(settings.weights)
     card = card_of(settings).model_copy(update={"weights": record})
     shutil.move("sam", "elsewhere")
     with pytest.raises(UserError, match=r"trained on the weights sam: no such file; name it with --weights"):
@@ -131,11 +131,11 @@ def test_only_the_very_weights_will_do(arm, tmp_path):
             settings_of(card, folder)
 
 
-def test_the_hub_is_asked_by_inventory_alone_and_for_no_pickle(arm, monkeypatch):
+def test_the_hub_is_asked_by_inputs_alone_and_for_no_pickle(arm, monkeypatch):
     asked = []
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *a, **k: asked.append((a, k)) or "sam")
     settings = arm(weights="hub")
-    record = inventory._record(settings.weights.model_dump())
+    record = inputs._record(settings.weights)
     assert record == pretrained.identity(Path("sam")) | {"path": "hub"}
     zero_shot.build(settings)
     patterns = ["*.json", "*.txt", "*.safetensors"]

@@ -15,8 +15,7 @@ from nightshift.backbone.state_dict import load
 from nightshift.config import params
 from nightshift.config.presets import Weights
 from nightshift.console.errors import UserError
-from nightshift.core.io import read_json
-from stages import env, inventory
+from stages import inputs
 
 
 def features(neck, side=56):
@@ -189,16 +188,15 @@ def test_the_configured_encoder_has_the_weights_and_the_grid(small, tmp_path):
         encoder.configured(small({"encoder.weights": "x.pt"}))
 
 
-def test_inventory_records_the_hash_of_the_weights_once(small, manifest, tmp_path, monkeypatch):
+def test_inputs_records_the_hash_of_the_weights_once(small, manifest, tmp_path, monkeypatch):
     (tmp_path / "conf/data/mine.yaml").write_text("kind: manifest\npath: set/manifest.csv\nsplit: given\n")
     saved(tmp_path / "w.pt")
     small({"use.data": "mine", "encoder.weights": "w.pt"})
-    env.main()
-    inventory.main()
+    inputs.main()
     records = [pretrained.record_of(arm).read_text() for arm in ("frozen", "lora")]
     assert records[0] == records[1] and '"path": "w.pt"' in records[0] and '"sha256"' in records[0]
     monkeypatch.setattr("nightshift.core.hashing.sha256", lambda path: pytest.fail("hashed again"))
-    inventory.main()
+    inputs.main()
     assert pretrained.record_of("lora").read_text() == records[1]
 
 
@@ -240,9 +238,7 @@ def test_the_hub_is_asked_for_the_file_of_the_encoder(change, monkeypatch, tmp_p
     asked = []
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *a, **k: asked.append((a, k)) or str(tmp_path / "f"))
     change({"use.encoder": name, "encoder.weights": "hub"})
-    env.main()
-    place = Weights(**read_json(inventory.SETTINGS)["settings"]["weights"]["lora"])
-    assert place == params.read().weights
+    place = params.read().arm("lora").weights
     assert pretrained.place_of(place, download=True) == pretrained.place_of(place) == tmp_path / "f"
     assert asked == [((repository, file), {"local_files_only": offline}) for offline in (False, True)]
 

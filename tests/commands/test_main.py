@@ -99,7 +99,7 @@ def test_without_a_command_it_prints_the_overview(capsys):
 
 def test_another_python_is_told_to_activate_the_environment(tmp_path):
     """`.venv/bin/dvc repro` runs the `python` of PATH, which may have none of the packages."""
-    done = python("-S", "-m", "stages.env")
+    done = python("-S", "-m", "stages.inputs")
     assert done.returncode == 1 and not done.stdout
     assert re.fullmatch(
         r"error: this python \(.+\) has no pydantic, yaml, numpy, torch, sam3: activate the environment "

@@ -17,7 +17,7 @@ from nightshift.console.errors import UserError
 from nightshift.core.io import read_json, write_text
 
 EVERY_ARM = ("probe", "encode", "train", "evaluate")
-COMMON = {"synthesize", "inventory", "prepare", "probe", "compare"}
+COMMON = {"synthesize", "prepare", "probe", "compare"}
 MINE = "kind: manifest\npath: m.csv\nsplit: given\n"
 
 
@@ -101,7 +101,7 @@ def test_an_override_hides_the_key_of_train_from_its_arm(change):
 
 
 def test_a_preset_changes_what_is_made_of_it(change):
-    expected = {"synthesize", "inventory", "prepare"}
+    expected = {"synthesize", "prepare"}
     assert changed_files(change, {"patients": 40}, "conf/data/synthetic.yaml") == expected
     encoders = {f"arms/{arm}/{step}" for arm in ("frozen", "lora") for step in EVERY_ARM[:3]}
     assert changed_files(change, {"seed": 3}, "conf/encoder/tiny.yaml") == encoders
@@ -109,8 +109,8 @@ def test_a_preset_changes_what_is_made_of_it(change):
 
 
 def test_a_second_data_set_is_read_by_what_lists_and_prepares_it(change):
-    assert changed_files(change, {"use.external": "angiograms"}) == {"inventory", "prepare"}
-    expected = {"synthesize", "inventory", "prepare"}
+    assert changed_files(change, {"use.external": "angiograms"}) == {"prepare"}
+    expected = {"synthesize", "prepare"}
     assert changed_files(change, {"use.data": "angiograms", "use.external": "synthetic"}) == expected
     assert contents()["synthesize"]["settings"]["simulated"]["patients"] == 150
     assert changed_files(change, {"patients": 40}, "conf/data/synthetic.yaml") == expected
@@ -134,7 +134,7 @@ def test_versions_are_those_of_what_a_kind_needs(checkout, monkeypatch):
     assert files["arms/lora/encode"]["versions"].keys() == {"torch", "sam3"}
     measuring = {"scikit-image", "scipy", "monai"}
     assert files["arms/lora/evaluate"]["versions"].keys() == {"torch", "sam3", "peft"} | measuring
-    assert files["compare"]["versions"] == files["inventory"]["versions"] == {}
+    assert files["compare"]["versions"] == {}
     real = resolved._version
     monkeypatch.setattr(resolved, "_version", lambda package: "99" if package == "peft" else real(package))
     newer = contents()
@@ -192,28 +192,29 @@ def test_a_file_of_other_code_is_one_line(checkout):
         resolved.read("prepare", DataSettings)
 
 
-def env() -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "stages.env"]
+def inputs() -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "stages.inputs"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_env_writes_all_of_it_in_a_moment(checkout):
+def test_inputs_writes_all_of_it_in_a_moment(checkout):
     start = time.monotonic()
-    done = env()
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    done = inputs()
+    said = "0 files of synthetic, weights of 2 arms: data/inventory.json\n"
+    assert (done.returncode, done.stdout, done.stderr) == (0, said, "")
     assert time.monotonic() - start < 3  # a quarter of a second where nothing else runs
     assert read_json("reports/env.json").keys() == {"python", *resolved.ALL}
     assert read_json(resolved.FOLDER / "compare.json") == contents()["compare"]
 
 
-def test_env_needs_neither_torch_nor_pandas(checkout):
-    code = (
-        "import sys; from stages import env; env.main(); print({'torch', 'pandas', 'dvc', 'hydra'} & set(sys.modules))"
-    )
+def test_inputs_needs_neither_torch_nor_pandas(checkout):
+    heavy = "{'torch', 'pandas', 'numpy', 'dvc', 'hydra', 'tqdm'}"
+    code = f"import sys; from stages import inputs; inputs.main(); print({heavy} & set(sys.modules))"
     command = [sys.executable, "-c", code]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    assert subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout == "set()\n"
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("\nset()\n")
 
 
 @pytest.mark.parametrize(
@@ -227,9 +228,9 @@ def test_env_needs_neither_torch_nor_pandas(checkout):
         ({"compare.reference": "forzen"}, "compare.reference: no arm 'forzen'; did you mean 'frozen'?"),
     ],
 )  # fmt: skip
-def test_a_mistake_ends_env_in_one_line_that_names_the_right_one(change, values, told):
+def test_a_mistake_ends_inputs_in_one_line_that_names_the_right_one(change, values, told):
     change(values)
-    done = env()
+    done = inputs()
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
     assert done.stderr.startswith(f"error: params.yaml: {told}")
     assert not Path("reports").exists()

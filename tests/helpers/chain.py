@@ -10,7 +10,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 ARMS = ("frozen", "lora")
-ALWAYS = {"stages/dvc.yaml:env", "stages/dvc.yaml:inventory"}
+ALWAYS = {"stages/dvc.yaml:inputs"}
 # Small in every direction, and real: sam3's classes, simulated cines, both arms.
 MINIATURE = {
     "conf/encoder/tiny.yaml": {"img_size": 84, "pretrain_img_size": 42, "embed_dim": 32, "depth": 2, "num_heads": 2}

@@ -91,7 +91,7 @@ def project(small, prepared) -> Path:
 
 
 def resolve() -> None:
-    """What the stage `env` does before another one: the present settings become those that stages read."""
+    """What the stage `inputs` does before another one: the present settings become those that stages read."""
     resolved.write_all(params.read())
 
 

@@ -20,7 +20,7 @@ from nightshift.console.errors import UserError
 from nightshift.ingest import deidentify, dicom
 from nightshift.ingest.record import Problems
 from nightshift.ingest.sources import list_cases, source_files
-from stages import inventory, prepare
+from stages import inputs, prepare
 
 SOURCE = Dicom(kind="dicom", images="xa", masks="xa", split="made")
 TABLE = SOURCE.model_copy(update={"masks": "masks", "cases": "xa/cases.csv"})
@@ -325,7 +325,7 @@ def test_nobody_is_named(folder, change, capsys):
     change({"use.data": "mine", "prepare.val": 0.34, "prepare.test": 0.34})
     Path("conf/data/mine.yaml").write_text("kind: dicom\nimages: xa\nmasks: xa\nsplit: made\n")
     Path("data").mkdir()
-    run_stage(inventory)
+    run_stage(inputs)
     run_stage(prepare)
     written = [path for path in Path("data").rglob("*") if path.is_file()]
     assert len(written) > 6
@@ -404,11 +404,11 @@ def test_the_salt_is_the_main_checkouts_and_neither_split_nor_order_hang_on_it(f
     fails("salt: not a salt of 64 hexadecimal digits; restore it, or delete it", SOURCE)
 
 
-def test_inventory_opens_no_header(folder, monkeypatch, change):
+def test_inputs_opens_no_header(folder, monkeypatch, change):
     Path("conf/data/mine.yaml").write_text("kind: dicom\nimages: xa\nmasks: xa\nsplit: made\n")
     change({"use.data": "mine"})
     monkeypatch.setattr(dicom, "header", lambda path: pytest.fail("opened"))
-    run_stage(inventory)
+    run_stage(inputs)
     rows = json.loads(Path("data/inventory.json").read_text())
     assert [len(row["path"]) for row in rows] == [12, 12]
 

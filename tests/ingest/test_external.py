@@ -15,7 +15,7 @@ from nightshift.core.io import read_csv
 from nightshift.core.records import BetweenSets, Skipped
 from nightshift.data.dataset import Cases, read_folds
 from nightshift.data.locations import EXTERNAL
-from stages import inventory, prepare
+from stages import inputs, prepare
 
 SIZE = (64, 56)
 
@@ -65,7 +65,7 @@ def patients(name: str, ids: dict[int, str]) -> None:
 def test_all_of_it_is_prepared_without_folds(two_sets, capsys):
     run_check()
     assert "nothing is wrong\nsecond: 4 cases to test every model on" in capsys.readouterr().out
-    run_stage(inventory)
+    run_stage(inputs)
     assert "24 files" in capsys.readouterr().out
     run_stage(prepare)
     assert "4 cases of second: data/external" in capsys.readouterr().out

@@ -27,7 +27,7 @@ from nightshift.ingest.case_check import Rules, check_case
 from nightshift.ingest.manifest import COLUMNS
 from nightshift.ingest.record import SourceCase
 from nightshift.reporting import text_limits
-from stages import inventory, prepare
+from stages import inputs, prepare
 
 Row = dict[str, Any]
 SPLITS = ("train", "val", "test")
@@ -281,7 +281,7 @@ def test_skip_leaves_out_what_is_wrong_and_the_report_says_so(mine, capsys):
     run_check()
     assert f"1 train, {count} val, {count} test cases; {count} would be left out" in capsys.readouterr().out
     assert planning.fold_sizes(params.read().data)[0].val == count
-    run_stage(inventory)
+    run_stage(inputs)
     run_stage(prepare)
     assert f"1 train, {count} val, {count} test cases, {count} left out" in capsys.readouterr().out
     assert read_folds().folds[0].train == ["c0"]

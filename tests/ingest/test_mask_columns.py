@@ -19,7 +19,7 @@ from nightshift.data.locations import SPLITS
 from nightshift.ingest.manifest import COLUMNS
 from nightshift.ingest.record import SourceCase
 from nightshift.ingest.sources import source_files
-from stages import inventory, prepare
+from stages import inputs, prepare
 
 PSEUDO, ACTUAL = "vessel_mask_pseudo_path", "vessel_mask_actual_path"
 MASK = {"train": PSEUDO, "val": PSEUDO, "test": ACTUAL}
@@ -72,7 +72,7 @@ def prepared() -> dict[str, dict[str, str]]:
 @pytest.mark.parametrize("split", ["given", "made"])
 def test_each_part_has_the_masks_of_its_column(mine, split, capsys):
     mine(split)
-    run_stage(inventory)
+    run_stage(inputs)
     run_stage(prepare)
     found = prepared()
     assert {part: set(columns.values()) for part, columns in found.items()} == {

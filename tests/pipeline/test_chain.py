@@ -142,14 +142,16 @@ def test_arms_without_an_encoder_join_the_comparison(first, tmp_path):
     assert done.returncode == 0 and len(list((tmp_path / "out/masks").rglob("*.png"))) == 2, done.stderr
 
     edit(first, "params.yaml", {"encoder.rope": "as_shipped"})  # as the tables are made for this resolution
-    status = json.loads(run(first, "dvc", "status", "--json").stdout) if not run(first, "stages.env").returncode else {}
+    status = (
+        json.loads(run(first, "dvc", "status", "--json").stdout) if not run(first, "stages.inputs").returncode else {}
+    )
     assert {"train@frozen", "train@lora"} <= status.keys() and not {"train@unet", "train@vesselness"} & status.keys()
 
 
 def test_a_key_of_train_that_an_arm_has_for_itself_does_not_train_it_again(first):
     before = (first / "params.yaml").read_text(encoding="utf-8")
     edit(first, "params.yaml", {"arms.frozen.epochs": 2, "train.epochs": 3})
-    run(first, "stages.env")
+    run(first, "stages.inputs")
     status = json.loads(run(first, "dvc", "status", "--json").stdout)
     (first / "params.yaml").write_text(before, encoding="utf-8")
     assert "train@lora" in status and "train@frozen" not in status

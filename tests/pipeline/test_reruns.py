@@ -49,7 +49,7 @@ SETTINGS = {
 
 def changed(folder: Path) -> set[str]:
     """The stages of which DVC says that something they depend on has changed."""
-    done = run(folder, "stages.env")
+    done = run(folder, "stages.inputs")
     assert done.returncode == 0, done.stderr
     done = run(folder, "dvc", "status", "--json")
     assert done.returncode == 0, done.stderr
