@@ -20,8 +20,8 @@ Made = TypeVar("Made")
 def ahead(make: Callable[[T], Batch], order: Iterable[T], device: torch.device) -> Iterator[Iterator[Batch]]:
     """Yield an iterator over `make` of each of `order`, on the device; what `make` raises is raised where it is due.
 
-    For CUDA a thread makes them; memory is pinned and copied on a stream of its own. On the CPU there is no thread: it
-    would take cores from those that compute, and a LoRA step of the small encoder took a quarter longer.
+    For CUDA a thread makes them; memory is pinned and copied on a stream of its own. On the CPU there is no thread:
+    OpenMP would have more threads than there are cores, and a LoRA step of the small encoder takes a fifth longer then.
     """
     if device.type != "cuda":
         yield map(make, order)

@@ -6,12 +6,12 @@ There is no patient, no case, no machine and no path of one in it.
 from collections import Counter
 from pathlib import Path, PureWindowsPath
 
-import jinja2
 import yaml
 
 from nightshift.carm import QUADRANTS, quadrant
 from nightshift.config.params import EncoderArmSettings
 from nightshift.core.records import ModelResult, ModelResults, Record
+from nightshift.core.templates import templates
 from nightshift.data.dataset import data_hash, open_part
 from nightshift.data.locations import FOLDS, PREPARED, model_folder, project_of
 from nightshift.evaluation.rules import Rule
@@ -112,14 +112,7 @@ def model_card(folder: Path, card: Card, rule: Rule, evaluated: bool) -> ModelCa
 
 def as_markdown(card: ModelCard) -> str:
     """The model card for people, MODEL_CARD.md."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = templates(Path(__file__).parent / "templates", keep_trailing_newline=True)
     return environment.get_template(f"{MARKDOWN}.j2").render(card=card)
 
 

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from nightshift.core.templates import templates
 from nightshift.reporting import (
     figures,
     figures_cases,
@@ -238,13 +238,7 @@ def _cells(values: Iterable[object]) -> Markup:
 
 def render(template: str, values: Mapping[str, object]) -> str:
     """templates/TEMPLATE with `values`; everything is escaped, a name that is missing is an error."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates(Path(__file__).parent / "templates")
     environment.filters |= {
         "md": _markdown,
         "cells": _cells,

@@ -33,7 +33,7 @@ NOT_RUN = {
     ("docs/windows.md", "Check it yourself"): "make test",
     ("docs/overnight.md", "Collect"): "needs an edit of code while it runs: tests/commands/test_queue.py",
     ("docs/overnight.md", "With DVC alone"): "the same as the commands above it",
-    ("docs/clusters.md", "Submit"): "a SLURM: tests/commands/test_cluster.py",
+    ("docs/clusters.md", "Submit"): "a SLURM: tests/pipeline/test_cluster.py",
 }
 CONSOLE = [block for page in PAGES for block in docs.blocks(page, "console")]
 COMMAND_LINES = sorted({line for block in CONSOLE for line in block.lines})

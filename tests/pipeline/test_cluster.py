@@ -2,11 +2,10 @@
 
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import nullcontext
 from pathlib import Path
 
 import psutil
@@ -18,7 +17,6 @@ from nightshift.commands import notes
 
 RANKS = ("2", "3", "4", "5")
 EPOCHS = 400  # of LoRA: more than a job of SLURM has time for, less than two have
-needs_slurm = pytest.mark.skipif(not slurm.THERE, reason="no slurmctld, slurmd and sbatch; apt install slurm-wlm")
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -80,38 +78,35 @@ def tree(process: psutil.Process) -> list[psutil.Process]:
     return [*process.children(recursive=True), process]
 
 
-@pytest.fixture
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """`local`, or `slurm` with one running."""
-    with slurm.running(tmp_path / "slurm") if request.param == "slurm" else nullcontext():
-        yield request.param
+def stop(run: str, place: str) -> None:
+    """End a run as a user or a crash does: the job of SLURM, or a local one's processes."""
+    if place == "slurm":
+        slurm.said("scancel", notes.read_note(run).job)
+    for process in tree(process_of(run)) if place == "local" else []:
+        process.kill()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("place", ["local", pytest.param("slurm", marks=needs_slurm)], indirect=True)
-def test_a_sweep_of_four_that_is_killed_requeued_and_out_of_time_ends_as_without(tmp_path, monkeypatch, place):
-    """Bit for bit as in one workspace, the frozen arm trained once, ranked where it was submitted."""
-    folder, clones = clone(tmp_path / "nightshift", epochs=EPOCHS), tmp_path / "clones"
+def requeue(run: str, place: str) -> None:
+    """Have a run queued again; a local one gets the signal that submitit sends before a time limit."""
+    if place == "slurm":
+        slurm.said("scontrol", "requeue", notes.read_note(run).job)
+    for task in process_of(run).children() if place == "local" else []:
+        os.kill(task.pid, signal.SIGUSR2)
+
+
+def swept(folder: Path, clones: Path, place: str, *more: str) -> tuple[list[str], dict[str, str]]:
+    """Run a sweep of four ranks in which one run is killed and one queued again; the runs, and the log of each.
+
+    Both went on from their checkpoints, the frozen arm was not trained, and the leaderboard of `folder` ranks all four.
+    """
     clones.mkdir()
-    monkeypatch.setenv("TMPDIR", str(clones))
-    values = f"arms.lora.rank={','.join(RANKS)}"
-    workers = ("--workers", "2") if place == "local" else ()
-    said(folder, "nightshift", "queue", "start", "--sweep", values, "--on", place, *workers)
-    monkeypatch.chdir(folder)
-    first, second, *rest = runs = notes_of(folder)
+    said(folder, "nightshift", "queue", "start", "--sweep", f"arms.lora.rank={','.join(RANKS)}", "--on", place, *more)
+    first, second, *_ = runs = notes_of(folder)
     try:
         until(lambda: trains(folder, first))
-        if place == "slurm":
-            slurm.said("scancel", notes.read_note(first).job)
-        else:
-            for process in tree(process_of(first)):
-                process.kill()
+        stop(first, place)
         until(lambda: trains(folder, second))
-        if place == "slurm":
-            slurm.said("scontrol", "requeue", notes.read_note(second).job)
-        else:  # what submitit sends before a time limit
-            (task,) = process_of(second).children()
-            os.kill(task.pid, signal.SIGUSR2)
+        requeue(second, place)
         assert "4 run(s) done" in said(folder, "nightshift", "queue", "wait")
     finally:
         for name in runs:
@@ -120,16 +115,45 @@ def test_a_sweep_of_four_that_is_killed_requeued_and_out_of_time_ends_as_without
     assert notes.read_note(first).restarted == 1
     for name in (first, second):
         assert "going on in epoch" in logs[name], logs[name]
-    if place == "slurm":  # of two minutes; on this machine there is none
-        assert any("stopping after this step" in logs[name] for name in rest), logs
     assert not any("Running stage 'train@frozen'" in log for log in logs.values())
     assert not list(clones.iterdir())
-
     assert "ranked" in said(folder, "nightshift", "leaderboard")
     with (folder / "reports/leaderboard/leaderboard.csv").open(encoding="utf-8", newline="") as handle:
         ranks = {row["arms.lora.rank"]: row["rank"] for row in csv.DictReader(handle)}
-    assert ranks.keys() >= set(RANKS) and all(ranks.values())
+    assert ranks.keys() >= set(RANKS) and all(ranks[rank] for rank in RANKS)
+    return runs, logs
 
+
+def test_a_sweep_of_four_on_this_machine_ends_as_without_though_runs_are_killed(first, tmp_path, monkeypatch):
+    """Bit for bit as in one workspace."""
+    folder, other = tmp_path / "nightshift", tmp_path / "other"
+    for copy in (folder, other):
+        shutil.copytree(first, copy, symlinks=True)
+        chain.edit(copy, "params.yaml", {"arms.lora.epochs": 40})  # not committed
+        (copy / "hardware.yaml").write_text("threads: 1\n", encoding="utf-8")
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "clones"))
+    monkeypatch.chdir(folder)
+    runs, _ = swept(folder, tmp_path / "clones", "local", "--workers", "2")
+    expected = {}
+    for rank in RANKS:
+        chain.edit(other, "params.yaml", {"arms.lora.rank": int(rank)})
+        said(other, "stages.inputs")
+        said(other, "dvc", "repro", "--single-item", "train@lora")
+        lock = yaml.safe_load((other / "dvc.lock").read_text(encoding="utf-8"))["stages"]["train@lora"]
+        expected[rank] = next(out["md5"] for out in lock["outs"] if out["path"] == "models/lora")
+    assert models(folder, runs) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not slurm.THERE, reason="no slurmctld, slurmd and sbatch; apt install slurm-wlm")
+def test_a_sweep_of_four_by_slurm_ends_as_without_though_runs_are_killed(tmp_path, monkeypatch):
+    """Bit for bit as in one workspace; one more run reaches its time limit."""
+    folder = clone(tmp_path / "nightshift", epochs=EPOCHS)
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "clones"))
+    monkeypatch.chdir(folder)
+    with slurm.running(tmp_path / "slurm"):
+        runs, logs = swept(folder, tmp_path / "clones", "slurm")
+    assert any("stopping after this step" in logs[name] for name in runs[2:]), logs  # after two minutes
     other = clone(tmp_path / "other", epochs=EPOCHS)
     for rank in RANKS:
         said(other, "dvc", "exp", "run", "-n", f"rank-{rank}", "-S", f"arms.lora.rank={rank}")
