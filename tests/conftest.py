@@ -19,6 +19,14 @@ from nightshift.ingest.manifest import COLUMNS
 __all__ = ["ROOT"]
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For `--dist loadgroup`: a file's tests share a process, and those of tests/pipeline, which share a finished run."""
+    for item in items:
+        file = item.path.relative_to(ROOT / "tests")
+        item.add_marker(pytest.mark.xdist_group(file.parts[0] if file.parts[0] == "pipeline" else file.as_posix()))
+
+
 @pytest.fixture(autouse=True)
 def hardware_is_read_anew() -> Iterator[None]:
     """hardware.yaml is read once per process, and all tests are one process."""

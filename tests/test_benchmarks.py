@@ -94,7 +94,7 @@ def test_the_rows_of_arms_keep_their_names_whatever_arms_params_has(small, chang
     """On the very small encoder."""
     small()
     change({"arms": {"one": {"kind": "frozen"}}, "compare.reference": "one"})
-    sides = {336: 28, 504: 56, 1008: 56}
+    sides = {504: 56, 672: 28, 1008: 56}
     read = arms._settings
     monkeypatch.setattr(arms, "_settings", lambda arm, side: read(arm.replace("last: 8", "last: 1"), sides[side]))
     monkeypatch.setattr(arms, "ENCODER", "mini")

@@ -170,6 +170,7 @@ def test_ctrl_c_reaches_all_processes_twice_and_writes_a_checkpoint(project, cha
     assert states and not Path("models/frozen").exists()
 
 
+@pytest.mark.slow
 def test_a_mistake_in_all_processes_is_reported_once(project, change):
     Path("hardware.yaml").write_text(HARDWARE.format(2))
     assert stage("encode@frozen").returncode == 0

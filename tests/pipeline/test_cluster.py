@@ -113,9 +113,10 @@ def swept(folder: Path, clones: Path, place: str, *more: str) -> tuple[list[str]
         until(lambda: trains(folder, second))
         requeue(second, place)
         assert "4 run(s) done" in said(folder, "nightshift", "queue", "wait")
-    finally:
+    except BaseException:
         for name in runs:
             chain.run(folder, "nightshift", "queue", "stop", name)
+        raise
     logs = {name: (folder / notes.JOBS / name / "log.txt").read_text(encoding="utf-8") for name in runs}
     assert notes.read_note(first).restarted == 1
     for name in (first, second):
