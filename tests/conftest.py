@@ -21,7 +21,7 @@ __all__ = ["ROOT"]
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For `--dist loadgroup`: a file's tests share a process, and those of tests/pipeline, which share a finished run."""
+    """For `--dist loadgroup`: the tests of a file share a process, and all of tests/pipeline, which share a clone."""
     for item in items:
         file = item.path.relative_to(ROOT / "tests")
         item.add_marker(pytest.mark.xdist_group(file.parts[0] if file.parts[0] == "pipeline" else file.as_posix()))
