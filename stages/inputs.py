@@ -31,7 +31,8 @@ def main() -> None:
     rows = [row for one in settings.data.sets for row in _data_files(one.source)]
     resolved.write_if_changed(Path("data/inventory.json"), rows)
     resolved.write_folder(WEIGHTS, {arm: _record(settings.arm(arm).weights) for arm in settings.arms})
-    print(f"{len(rows)} files of {settings.data.name}, weights of {len(settings.arms)} arms: data/inventory.json")
+    names = " and ".join(one.name for one in settings.data.sets)
+    print(f"{names}: {len(rows)} files of the user; weights of {len(settings.arms)} arms: data/inventory.json")
 
 
 def _record(weights: Weights | None) -> dict[str, str | int]:

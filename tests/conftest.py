@@ -19,12 +19,10 @@ from nightshift.ingest.manifest import COLUMNS
 __all__ = ["ROOT"]
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_itemcollected(item: pytest.Item) -> None:
     """For `--dist loadgroup`: the tests of a file share a process, and all of tests/pipeline, which share a clone."""
-    for item in items:
-        file = item.path.relative_to(ROOT / "tests")
-        item.add_marker(pytest.mark.xdist_group(file.parts[0] if file.parts[0] == "pipeline" else file.as_posix()))
+    file = item.path.relative_to(ROOT / "tests")
+    item.add_marker(pytest.mark.xdist_group(file.parts[0] if file.parts[0] == "pipeline" else file.as_posix()))
 
 
 @pytest.fixture(autouse=True)

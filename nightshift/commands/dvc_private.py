@@ -124,7 +124,7 @@ def snapshot(name: str, targets: Sequence[str], changes: Sequence[str]) -> str:
 
 
 def stages_of(targets: Iterable[str]) -> list[Stage]:
-    """The stages of the root's dvc.yaml that `targets` need, themselves too; not the two that always run.
+    """The stages of the root's dvc.yaml that `targets` need, themselves too; not the one that always runs.
 
     Raises UserError for a target that dvc.yaml does not have.
     """
@@ -135,6 +135,6 @@ def stages_of(targets: Iterable[str]) -> list[Stage]:
         for target in targets:
             for stage in repo.stage.collect(target, with_deps=True):
                 paths = (dep.def_path for dep in stage.deps if not isinstance(dep, ParamsDependency))
-                if ":" not in stage.addressing:  # stages/dvc.yaml:env
+                if ":" not in stage.addressing:  # stages/dvc.yaml:inputs
                     found[stage.addressing] = Stage(stage.addressing, tuple(map(str, paths)))
     return list(found.values())

@@ -54,7 +54,7 @@ class Hardware(Section):
     Attributes:
         device: `auto` is CUDA where torch sees a GPU.
         devices, busy: see nightshift/jobs/gpu_lock.py.
-        threads: of torch on the CPU, in each process.
+        threads: of torch on the CPU, in each process; also those that simulate and check cases.
         processes: that share one run on this machine; see nightshift/jobs/launch.py.
         compile: training and encoding run blocks of the encoder that torch.compile has made.
         checkpoint_minutes: time between two checkpoints within an epoch.

@@ -24,7 +24,7 @@ def bar(label: str, unit: str, total: int | None = None) -> Progress:
     """
 
     def wrap(items: Iterable[T], /) -> Iterable[T]:
-        from tqdm import tqdm  # here and below: the two stages that always run start without it
+        from tqdm import tqdm  # here and below: `inputs`, which always runs, starts without it
 
         wrapped: Iterable[T] = tqdm(items, desc=label, unit=unit, total=total, dynamic_ncols=True, disable=None)
         return wrapped

@@ -21,6 +21,7 @@ from helpers.learning_curve import law, planted
 from nightshift.commands import curve, dvc_adapter, dvc_private, queue_actions, queue_runs
 from nightshift.commands.curve_runs import Curve
 from nightshift.commands.dvc_private import Stage, Task
+from nightshift.commands.experiments import SOURCES
 from nightshift.config import params
 from nightshift.console.errors import UserError
 from nightshift.model.card import Card
@@ -46,11 +47,11 @@ class Checkout:
         self.queued: list[tuple] = []
 
     def committed(
-        self, name: str, patients: int, values: dict | None = None, inventory: str = "1", lock: dict | None = None
+        self, name: str, patients: int, values: dict | None = None, source: str = "", lock: dict | None = None
     ) -> str:
         """A commit with these settings and the results of ARMS; HEAD and the workspace stay as they are.
 
-        `inventory`: hash of the data; `lock`: more stages of dvc.lock.
+        `source`: one of SOURCES that is another one; `lock`: more stages of dvc.lock.
         """
         before = Path("params.yaml").read_bytes()
         content = yaml.safe_load(before)
@@ -58,7 +59,7 @@ class Checkout:
             section, _, last = key.partition(".")
             content[section][last] = value
         Path("params.yaml").write_text(yaml.safe_dump(content))
-        stages = {"prepare": {"deps": [{"path": "data/inventory.json", "md5": inventory}]}}
+        stages = {"prepare": {"deps": [{"path": path, "md5": str(path == source)} for path in SOURCES]}}
         for arm in ARMS:
             md5 = f"{name}-{arm}"
             path = dvc_adapter.cached(Path("cache"), md5)
@@ -129,7 +130,8 @@ def test_runs_belong_together_that_differ_in_the_number_of_patients_and_the_name
 
 
 def test_results_of_other_data_or_that_are_gone_do_not_belong(repository):
-    repository.done("other-data", 4, inventory="0")
+    for number, source in enumerate(SOURCES):
+        repository.done(f"other-data-{number}", 4, source=source)
     repository.done("gone", 8)
     repository.done("there", 16)
     dvc_adapter.cached(Path("cache"), "gone-lora").unlink()

@@ -39,6 +39,7 @@ def test_comparable_rows_are_ranked_by_difference_and_the_others_say_why(reposit
         ("c", "worse", -0.1, {}),
         ("d", "data", 0.9, {"inventory": "2", "cases": "2", "folds": "2"}),
         ("e", "split", 0.9, {"folds": "2"}),
+        ("3", "simulated", 0.9, {"synthetic": "2", "cases": "2", "folds": "2"}),
         ("f", "code", 0.9, {"evaluation": "2.dir"}),
         ("1", "both", 0.9, {"folds": "2", "reporting": "2.dir"}),
     ):
@@ -46,10 +47,11 @@ def test_comparable_rows_are_ranked_by_difference_and_the_others_say_why(reposit
     repository.add("2" * 40, "reference", delta=0.9, under="a" * 40, reference="lora", arms={"frozen": 0.3})
     found = repository.rows()
     assert list(found)[:3] == ["better", "main, workspace", "worse"]
-    assert [one.rank for one in found.values()] == [1, 2, 3] + 5 * [None]
+    assert [one.rank for one in found.values()] == [1, 2, 3] + 6 * [None]
     assert {name: one.why for name, one in found.items() if one.why} == {
         "data": "other data",
         "split": "other split",
+        "simulated": "other data",
         "code": "other code (nightshift/evaluation/measures.py)",
         "both": "other split; other code (nightshift/evaluation/measures.py)",
         "reference": "another reference (lora)",

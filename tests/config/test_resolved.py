@@ -201,7 +201,7 @@ def inputs() -> subprocess.CompletedProcess:
 def test_inputs_writes_all_of_it_in_a_moment(checkout):
     start = time.monotonic()
     done = inputs()
-    said = "0 files of synthetic, weights of 2 arms: data/inventory.json\n"
+    said = "synthetic: 0 files of the user; weights of 2 arms: data/inventory.json\n"
     assert (done.returncode, done.stdout, done.stderr) == (0, said, "")
     assert time.monotonic() - start < 3  # a quarter of a second where nothing else runs
     assert read_json("reports/env.json").keys() == {"python", *resolved.ALL}
