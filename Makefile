@@ -11,7 +11,7 @@ repro: $(STAMP)
 
 # Two processes of tests, each with torch's threads: those of one do not spin where the other computes.
 test: $(STAMP)
-	GOMP_SPINCOUNT=0 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n 2 --dist loadgroup
+	GOMP_SPINCOUNT=0 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(STAMP)
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m slow

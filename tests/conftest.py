@@ -10,6 +10,7 @@ import pytest
 from helpers.data import write_manifest
 from helpers.project import ROOT, change_settings, copy_settings, prepare_cases, small_settings, write_hardware
 from PIL import Image
+from xdist.scheduler import LoadFileScheduling
 
 from nightshift.config import hardware
 from nightshift.config.params import ArmSettings
@@ -19,10 +20,17 @@ from nightshift.ingest.manifest import COLUMNS
 __all__ = ["ROOT"]
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """For `--dist loadgroup`: the tests of a file share a process, and all of tests/pipeline, which share a clone."""
-    file = item.path.relative_to(ROOT / "tests")
-    item.add_marker(pytest.mark.xdist_group(file.parts[0] if file.parts[0] == "pipeline" else file.as_posix()))
+class ByFile(LoadFileScheduling):
+    """The tests of a file share a process, and all of tests/pipeline, which share a clone with a finished run."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        folder = "tests/pipeline/"
+        return folder if nodeid.startswith(folder) else str(super()._split_scope(nodeid))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    return ByFile(config, log)
 
 
 @pytest.fixture(autouse=True)
