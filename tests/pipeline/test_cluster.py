@@ -23,7 +23,7 @@ from nightshift.training.arm import train_arm
 from stages import inputs
 
 RANKS = ("2", "3", "4", "5")
-EPOCHS = 400  # of LoRA: more than a job of SLURM has time for, less than two have
+EPOCHS = 2400  # of LoRA: more than a job of SLURM has time for, less than two have
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -140,7 +140,7 @@ def test_a_sweep_of_four_on_this_machine_ends_as_without_though_runs_are_killed(
     folder, other = tmp_path / "nightshift", tmp_path / "other"
     for copy in (folder, other):
         shutil.copytree(first, copy, symlinks=True)
-        chain.edit(copy, "params.yaml", {"arms.lora.epochs": 40})  # not committed
+        chain.edit(copy, "params.yaml", {"arms.lora.epochs": 120})  # not committed; four seconds
         (copy / "hardware.yaml").write_text("threads: 1\n", encoding="utf-8")
     monkeypatch.setenv("TMPDIR", str(tmp_path / "clones"))
     monkeypatch.chdir(folder)
