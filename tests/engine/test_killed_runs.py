@@ -235,6 +235,7 @@ def test_the_log_of_a_run_reads_well(project):
     assert (encoded["cases"], encoded["cases_before"]) == (9, 0) and encoded["cases_per_second"] > 0
 
 
+@pytest.mark.slow
 def test_the_time_of_a_killed_run_counts(project):
     assert stage("encode@frozen").returncode == 0
     assert stage("train@frozen", "slow_gradient", 7).returncode == -signal.SIGKILL
