@@ -51,8 +51,8 @@ def rows() -> Iterator[Row]:
 
     yield ratio("rotation_over_before", *in_turn(PAIRS, *_rotations(), warm=1))
 
-    # Four whole windows, as 1008 px has nine, which would not fit into 24 GB; at 336 px all tensors of a block stay in
-    # the CPU's cache, and passes over them cost little.
+    # Four whole windows, where SAM 3's own 1008 px has nine; theirs takes 16 GB. At 336 px, one window, a pass over a
+    # block's tensors costs less beside the products.
     settings = _settings(LORA, 672)
     ours = _step(planning.new_model(settings, "cpu"), settings, True)
     yield ratio("lora_step_over_transformers_peft", *in_turn(PAIRS, ours, _transformers_step(settings), warm=1))
