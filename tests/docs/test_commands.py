@@ -35,7 +35,7 @@ STAND_INS = {
     "encoder.weights=hub": "encoder.weights=../sam3.pt",
     "encoder.resolution=1008": "encoder.resolution=84",
     "encoder.resolution=308": "encoder.resolution=84",
-    "train.epochs=30": "train.epochs=2",
+    "train.epochs=25": "train.epochs=2",
     "patients=60": "patients=6",
     "plan --cards": "plan --cards -S arms.lora.rank=8 -S head.width=32",  # as shipped
 }
