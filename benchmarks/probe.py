@@ -30,7 +30,7 @@ def rows() -> Iterator[Row]:
 
     yield row("probe_case_over_real_forward", statistics.median(cases) / seconds(real), "ratio")
     stage, imports = (lambda code=code: _python(code) for code in ("stages.probe.main()", ""))
-    yield ratio("probe_seconds_over_imports", *in_turn(3, stage, imports, warm=1))
+    yield ratio("probe_seconds_over_imports", *in_turn(7, stage, imports, warm=1))
 
 
 def _python(code: str) -> None:
