@@ -2,6 +2,7 @@
 
 import errno
 import io
+import os
 import sys
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
@@ -29,11 +30,16 @@ def run(main: Callable[[], object]) -> None:
     """Run a stage's `main`; print an error that the user can correct as one line on stderr, and exit with status 1.
 
     These are `UserError`, Ctrl-C, too little memory, a full disk, and a file or folder that cannot be written.
+    Where nothing reads what is printed (`nightshift queue status | head -1`), only the status says so.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):  # a name of a case that Windows' code page does not have is no error
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         main()
+        print(end="", flush=True)
+    except BrokenPipeError:
+        _exit_where_nothing_reads()
+        raise
     except UserError as error:
         _exit(str(error))
     except KeyboardInterrupt:
@@ -63,6 +69,15 @@ def _has_number(error: Exception, number: int) -> bool:
     """
     text = str(error)
     return getattr(error, "errno", None) == number or f"(os error {number})" in text or f"[Errno {number}]" in text
+
+
+def _exit_where_nothing_reads() -> None:
+    """Exit with status 1 if the pipe that broke is our own output, which an empty line shows."""
+    try:
+        print(flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is flushed when Python ends
+        sys.exit(1)
 
 
 def _exit(line: str) -> NoReturn:

@@ -2,6 +2,8 @@
 
 import errno
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -55,6 +57,16 @@ def test_what_a_user_can_correct_is_one_line(capsys, error, line):
 def test_an_error_of_the_system_that_no_user_corrects_is_a_bug():
     with pytest.raises(OSError, match="pipe"):
         errors.run(failing(OSError(errno.EPIPE, "pipe")))
+
+
+@pytest.mark.parametrize("lines", [1, 10_000])  # fewer than a buffer holds are written only at the end
+def test_output_that_nothing_reads_ends_without_a_traceback(lines):
+    code = f"from nightshift.console.errors import run; run(lambda: [print('line') for _ in range({lines})])"
+    started = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    started.stdout.close()
+    with started.stderr:
+        assert started.stderr.read() == b""
+    assert started.wait() == 1
 
 
 @pytest.mark.parametrize(
