@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -30,18 +31,19 @@ def ddp_over_gloo(processes: int = 2) -> Iterator[Callable[[], dict[str, str]]]:
     Raises RuntimeError with the last line of a process that ends otherwise than by such an error.
     """
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        commands = [
-            [sys.executable, "-m", __spec__.name, str(rank), str(processes), folder] for rank in range(processes)
-        ]
-        started = [
-            stack.enter_context(subprocess.Popen(command, stderr=subprocess.PIPE, text=True)) for command in commands
-        ]
+        started = {}
+        for rank in range(processes):
+            said = stack.enter_context((Path(folder) / f"stderr-{rank}").open("w+", encoding="utf-8"))
+            command = [sys.executable, "-m", __spec__.name, str(rank), str(processes), folder]
+            started[stack.enter_context(subprocess.Popen(command, stderr=said))] = said
 
         def errors() -> dict[str, str]:
-            for process in started:
-                _, said = process.communicate()
-                if process.returncode:
-                    raise RuntimeError(f"DDP over gloo: {said.strip().splitlines()[-1:]}")
+            while any([process.poll() is None for process in started]):
+                for process, said in started.items():
+                    if process.returncode:  # the others would wait half an hour for it
+                        said.seek(0)
+                        raise RuntimeError(f"DDP over gloo: {said.read().strip().splitlines()[-1:]}")
+                time.sleep(0.02)
             return {
                 table: "".join(path.read_text(encoding="utf-8") for path in sorted(Path(folder).glob(f"{table}-*")))
                 for table in TABLES

@@ -1,6 +1,7 @@
 """The probe: every cause that is known has a case that finds it."""
 
 import importlib
+import subprocess
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -133,6 +134,17 @@ def test_torch_is_left_as_it_was_after_a_replica():
 def test_ddp_over_gloo_with_two_real_processes():
     with ddp_over_gloo() as errors:
         assert errors() == {"as_shipped": "", "repaired": ""}
+
+
+def test_a_process_that_dies_before_it_meets_the_other_is_named_at_once(monkeypatch):
+    popen = subprocess.Popen
+
+    def dying(command, **keys):
+        return popen([*command[:1], "-c", "raise SystemExit('no room')"] if command[3] == "1" else command, **keys)
+
+    monkeypatch.setattr(subprocess, "Popen", dying)
+    with pytest.raises(RuntimeError, match="no room"), ddp_over_gloo() as errors:
+        errors()
 
 
 def test_only_free_gpus_are_asked(monkeypatch, capsys):
