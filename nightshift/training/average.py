@@ -24,7 +24,7 @@ class Average:
     def update(self, step: int) -> None:
         """After step number `step`, from 0: values become decay * values + (1 - decay) * parameters.
 
-        The decay is at most (1 + step) / (10 + step), as in timm's ModelEmaV3: what is averaged first is not trained.
+        The decay is at most (1 + step) / (10 + step), as TensorFlow has it: what is averaged first is not trained.
         """
         if self._decay != "none":
             decay = min(self._decay, (1 + step) / (10 + step))
@@ -32,9 +32,10 @@ class Average:
                 torch._foreach_lerp_(list(self.values.values()), list(self._parameters.values()), 1 - decay)
 
     def load(self, values: Mapping[str, Tensor]) -> None:
-        """Take these averages, of a checkpoint."""
-        for name, value in values.items():
-            self.values[name].copy_(value)
+        """Take these for the averages, of a checkpoint or before the first step."""
+        with torch.no_grad():
+            for name, value in self.values.items():
+                value.copy_(values[name])
 
     @contextmanager
     def in_use(self) -> Iterator[None]:

@@ -60,6 +60,7 @@ def train(
     state = TrainingState(model, settings, seed, device, folder)
     if not state.resume():
         model.initialise(train_cases.batch(one) for one in _order(train_cases, 1, seed, epoch=0))
+        state.average.load(state.parameters)
     every, progress, before = hardware().checkpoint_minutes * 60, state.progress, state.progress.seconds
     batches_of = Batches(train_cases, device)
     per_epoch = -(-len(train_cases) // settings.batch_size)

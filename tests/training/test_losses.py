@@ -9,6 +9,7 @@ import torch
 from helpers.models import new_model, trained_model
 from monai.losses import DiceLoss, SoftclDiceLoss
 
+from nightshift.model.segmentation import SegmentationModel
 from nightshift.training import validation
 from nightshift.training.average import Average
 from nightshift.training.losses import loss_of
@@ -100,3 +101,13 @@ def test_the_averaged_parameters_are_validated_and_kept(small, prepared, monkeyp
     name = "head.out.weight"
     moved = [(one.get_parameter(name) - start.get_parameter(name)).norm() for one in (model, plain)]
     assert 0 < moved[0] < moved[1]  # it lags behind
+
+
+def test_the_average_begins_with_what_the_arm_is_initialised_with(small, prepared, monkeypatch):
+    def initialise(model, cases):
+        torch.nn.init.constant_(model.head.out.bias, 3.0)
+
+    monkeypatch.setattr(SegmentationModel, "initialise", initialise)
+    settings = small({"train.epochs": 1, "train.ema": 0.9, "train.learning_rate": 1e-6})
+    model, _, _ = trained_model(settings, prepared)
+    assert model.head.out.bias.tolist() == pytest.approx([3.0] * 4, abs=1e-3)
