@@ -63,9 +63,10 @@ def _of_training(arms: Mapping[str, ArmResults]) -> list[str]:
             )
     if (online := [name for name in trained if _online(arms[name])]) and len(online) < len(trained):
         kept = in_words([inside(name) for name in trained if name not in online])
+        drawn = "the same few" if arms[online[0]].cards[0].settings.augment.variants else "none"
         sentences.append(
             f"The arms were not augmented alike: {in_words([inside(name) for name in online])} saw new variants of the "
-            f"training cases in every epoch, {kept} the same few."
+            f"training cases in every epoch, {kept} {drawn}."
         )
     if trained and all(len({card.seed for card in arm.cards}) == 1 for arm in trained.values()):
         sentences.append("Each arm was trained with one seed: how far chance in training moves them is not measured.")
@@ -114,7 +115,7 @@ def not_alike(arms: Mapping[str, ArmResults]) -> list[str]:
 def _settings(arm: ArmResults) -> dict[str, object]:
     """The settings of an arm that should be those of all arms, by key: without OWN and what it does not use."""
     settings = arm.cards[0].settings
-    unused = (*OWN, *(() if arm.trained else ("train.",)), *(() if settings.arm.uses_view else ("view.",)))
+    unused = (*OWN, *(() if arm.trained else ("train.", "channels")), *(() if settings.arm.uses_view else ("view.",)))
     flat = _flat(settings.model_dump(mode="json")) | {"resolution": settings.resolution}
     if isinstance(settings.arm, WithoutEncoder) and settings.arm.resolution == "encoder":
         del flat["resolution"]  # the encoder's, but for rounding

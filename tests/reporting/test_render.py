@@ -278,12 +278,13 @@ def test_warnings_are_written_from_the_data(inputs, monkeypatch):
     assert "uncommitted changes" in found()
 
 
-def test_new_variants_in_every_epoch_for_some_arms_alone_is_said(inputs, monkeypatch):
+@pytest.mark.parametrize(("variants", "frozen"), [(2, "the same few"), (0, "none")])
+def test_new_variants_in_every_epoch_for_some_arms_alone_is_said(inputs, monkeypatch, variants, frozen):
     for arm in NAMES:
         card = inputs / f"models/{arm}/fold-0/seed-0/card.json"
         settings = json.loads(card.read_text(encoding="utf-8"))["settings"]
-        edit(card, settings=settings | {"augment": settings["augment"] | {"online": True}})
-    said = "LoRA saw new variants of the training cases in every epoch, frozen the same few."
+        edit(card, settings=settings | {"augment": settings["augment"] | {"online": True, "variants": variants}})
+    said = f"LoRA saw new variants of the training cases in every epoch, frozen {frozen}."
     assert said not in " ".join(limits(arms_of(inputs, monkeypatch), 0.05))
     edit(inputs / "reports/probe/arms/lora.json", prefix__blocks=0)
     assert said in " ".join(limits(arms_of(inputs, monkeypatch), 0.05))
