@@ -18,6 +18,7 @@ from nightshift.commands import planning
 from nightshift.commands.planning import Disk, FoldSize, new_model, noise_batch, start_of
 from nightshift.config.params import ArmSettings
 from nightshift.console.progress import Progress
+from nightshift.data.augmentation import varied
 from nightshift.data.channels import input_of
 from nightshift.data.letterbox import mask_to_square
 from nightshift.engine.device import autocast, give_memory_back
@@ -34,12 +35,14 @@ class Time:
     """Seconds, measured.
 
     `step`: a training step. `prefix`: one case through the frozen prefix. `case`: one case through the whole model.
+    `variant`: to make one of a case.
     `passes`: how many times the validation cases are asked per seed. `measured`: by what, for a message.
     """
 
     step: float
     prefix: float
     case: float
+    variant: float
     passes: int
     measured: str
 
@@ -103,15 +106,17 @@ def measure(settings: ArmSettings, device: torch.device, progress: Progress) -> 
         give_memory_back()
     optimiser = optimiser_of(model, train)
 
-    load = partial(_load_one, settings, start)
-    load()
-    loading = _seconds(torch.device("cpu"), load)
+    loading, variant = _warm_seconds(partial(_load_one, settings, start)), 0.0
+    if settings.augment.variants or settings.augment.online:
+        variant = _warm_seconds(partial(_vary_one, settings))
+    if settings.augment.online and not start:
+        loading += variant
 
     def step(cases: int) -> float:
-        """Of a batch, or of loading it, which is done meanwhile: of what takes longer."""
+        """Of a batch and of loading it; for a GPU that is done meanwhile, and what takes longer counts."""
         batch = noise_batch(settings, start, cases, device)
         took = _seconds(device, lambda: (optimiser.zero_grad(), add_gradients(model, batch, train), optimiser.step()))
-        return max(took, cases * loading)
+        return max(took, cases * loading) if device.type == "cuda" else took + cases * loading
 
     step(1)  # warms up
     one, cases, steps = step(1), train.batch_size, MEASURED_STEPS
@@ -130,7 +135,7 @@ def measure(settings: ArmSettings, device: torch.device, progress: Progress) -> 
         case = _seconds(device, lambda: model(None, torch.zeros(1, 2, device=device), images))
     batch_seconds = sorted(seconds)[len(seconds) // 2] * train.batch_size / cases
     measured = f"{steps} steps of {cases} cases, {batch_seconds:.2f} s per batch"
-    return Time(batch_seconds, prefix, case, train.most_epochs, measured)
+    return Time(batch_seconds, prefix, case, variant, train.most_epochs, measured)
 
 
 def _untrained_time(model: ArmModel, images: Tensor, progress: Progress) -> Time:
@@ -140,7 +145,7 @@ def _untrained_time(model: ArmModel, images: Tensor, progress: Progress) -> Time
         model.use(candidate)
         seconds.append(_seconds(images.device, lambda: model(None, None, images)))
     case = sum(seconds) / len(seconds)
-    return Time(0.0, 0.0, case, len(seconds), f"{len(seconds)} candidates, {case:.2f} s per case")
+    return Time(0.0, 0.0, case, 0.0, len(seconds), f"{len(seconds)} candidates, {case:.2f} s per case")
 
 
 def _load_one(settings: ArmSettings, start: int) -> dict[str, Tensor]:
@@ -150,6 +155,18 @@ def _load_one(settings: ArmSettings, start: int) -> dict[str, Tensor]:
     if not start or settings.needs_images:
         case["images"] = input_of(frame, settings.resolution, settings.channels)
     return default_collate([case])
+
+
+def _vary_one(settings: ArmSettings) -> None:
+    """Make a variant of a case, of noise, at the side of the arm's square."""
+    frame = np.random.default_rng(0).integers(0, 256, (settings.resolution,) * 2, dtype=np.uint8)
+    varied({"frame": frame, "mask": frame // 128}, "", 1, settings.augment)
+
+
+def _warm_seconds(call: Callable[[], object]) -> float:
+    """Of a second call on the CPU: the first one imports."""
+    call()
+    return _seconds(torch.device("cpu"), call)
 
 
 def _seconds(device: torch.device, call: Callable[[], object]) -> float:
@@ -171,10 +188,12 @@ def total_seconds(settings: ArmSettings, folds: Sequence[FoldSize], took: Time) 
     """
     train, suffix = settings.train, max(0.0, took.case - took.prefix)
     cases = folds[0].train + folds[0].val + folds[0].test
-    seconds = cases_kept(settings.augment, cases) * took.prefix
+    variants = settings.augment.variants * took.variant  # of a case: of its frame by encode, and once per training
+    seconds = cases_kept(settings.augment, cases) * took.prefix + (cases * variants if took.prefix else 0)
     for fold in folds:
         size = fold.with_patients(train.patients)
         steps = -(-size.train // train.batch_size)
         seconds += settings.trainings * took.passes * (steps * took.step + size.val * suffix)
+        seconds += settings.trainings * size.train * variants
         seconds += len(train.seeds) * (size.test + size.external) * took.case
     return seconds

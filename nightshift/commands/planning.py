@@ -30,7 +30,7 @@ from nightshift.simulation.simulator import Simulation, split_patients
 from nightshift.training.step import add_gradients, micro_batch_size, optimiser_of
 
 OVERHEAD = 1.1  # of what tensors take: fragments, and what kernels use internally
-STATES = 4  # of each trained parameter in a checkpoint: its value, the best one, and the two moments of AdamW
+STATES = 4  # of each trained parameter in a checkpoint: its value, the best one, the two moments of AdamW; + train.ema
 CONTEXT = 2**30  # bytes of a GPU that CUDA, cuDNN and the kernels themselves take
 
 
@@ -247,4 +247,5 @@ def disk_of(settings: ArmSettings, folds: Sequence[FoldSize], trained: int) -> D
         cache = cases_kept(settings.augment, cases) * bytes_per_case(settings, prefix.output)
     models = len(folds) * settings.trainings
     files = hardware().processes * KEPT + 1  # the one more is being written
-    return Disk(cache, files * STATES * 4 * trained, models * 4 * trained)
+    states = STATES + (settings.train.ema != "none")
+    return Disk(cache, files * states * 4 * trained, models * 4 * trained)

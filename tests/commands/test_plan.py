@@ -1,5 +1,6 @@
 """`nightshift plan`: memory as it is really taken, counts as `prepare` makes them, settings that help."""
 
+import dataclasses
 import os
 import time
 from pathlib import Path
@@ -114,9 +115,10 @@ def size_of(paths) -> int:
     return sum(path.stat().st_size for path in paths)
 
 
-def test_the_disk_is_what_a_training_leaves(small, prepared, monkeypatch):
+@pytest.mark.parametrize(("ema", "tensors"), [("none", 4), (0.9, 5)])
+def test_the_disk_is_what_a_training_leaves(small, prepared, monkeypatch, ema, tensors):
     """The tokens, all checkpoints that are there at a time, and the models, to the headers of the files."""
-    small({"arms.full": {"kind": "full", "blocks": {"last": 2}}, "train.seeds": [0, 1]})
+    small({"arms.full": {"kind": "full", "blocks": {"last": 2}}, "train.seeds": [0, 1], "train.ema": ema})
     settings = params.read().arm("full")
     trained = count_parameters(planning.new_model(settings, "meta"))
     planned = planning.disk_of(settings, [planning.FoldSize(train=5, val=2, test=2, patients=5)], trained)
@@ -128,7 +130,7 @@ def test_the_disk_is_what_a_training_leaves(small, prepared, monkeypatch):
     train_arm(settings)
     written = [size_of(Path(folder).rglob("*.safetensors")) for folder in ("data/encoded", "models")]
     written.insert(1, max(states))
-    one = 4 * 4 * trained  # the checkpoint that is being written
+    one = tensors * 4 * trained  # the checkpoint that is being written
     expected = (planned.cache, planned.checkpoints - one, planned.models)
     assert tuple(written) == pytest.approx(expected, rel=0.1)
     assert all(real > plan for real, plan in zip(written, expected, strict=True))  # the headers
@@ -224,7 +226,7 @@ def test_nothing_is_computed_on_a_device_that_a_run_has(small, monkeypatch, tmp_
     out = capsys.readouterr().out
     assert out.count(f"time          not measured: {line}") == 2 and out.endswith("it fits\n")
     assert forecast_line.startswith(f"starts when the device is free: {line}") and "hours not measured" in forecast_line
-    monkeypatch.setattr(forecast, "measure", lambda *arguments: forecast.Time(1.0, 1.0, 1.0, 1, "a spy"))
+    monkeypatch.setattr(forecast, "measure", lambda *arguments: forecast.Time(1.0, 1.0, 1.0, 0.0, 1, "a spy"))
     dispatch(["plan"])
     assert capsys.readouterr().out.count("from a spy") == 2
 
@@ -235,12 +237,27 @@ def test_the_first_call_on_a_gpu_is_not_what_is_timed(monkeypatch):
     assert forecast._seconds(GPU, lambda: time.sleep(calls.pop(0))) < 0.2 and not calls
 
 
-def test_a_step_takes_as_long_as_loading_it_where_that_takes_longer(small, monkeypatch):
+def test_a_step_on_a_cpu_takes_as_long_as_the_batch_and_loading_it(small, monkeypatch):
     settings = small({"train.batch_size": 2}, "lora")
     fast = forecast.measure(settings, CPU, iter).step
     monkeypatch.setattr(forecast, "_load_one", lambda *_: time.sleep(0.3))
     slow = forecast.measure(settings, CPU, iter).step
-    assert fast < 0.3 and 0.6 <= slow < 0.9  # the longer of the two, not their sum
+    assert fast < 0.3 and 0.6 <= slow < 0.9
+    monkeypatch.setattr(forecast, "add_gradients", lambda *_: time.sleep(0.3))
+    assert forecast.measure(settings, CPU, iter).step >= 0.9
+
+
+def test_variants_are_made_for_the_encoder_for_training_or_in_every_step(small, monkeypatch):
+    monkeypatch.setattr(forecast, "_vary_one", lambda *_: time.sleep(0.3))
+    values = {"train.batch_size": 2, "train.seeds": [0, 1]} | WITHOUT_ENCODER
+    assert forecast.measure(small(values | {"augment.online": True}, "unet"), CPU, iter).step >= 0.6
+    folds = [planning.FoldSize(train=5, val=2, test=2, patients=5)]
+    for arm, times in (("frozen", 9 + 2 * 5), ("unet", 2 * 5)):
+        settings = small({"augment.online": False, "augment.variants": 3}, arm)
+        took = forecast.measure(settings, CPU, iter)
+        assert took.step < 0.3 <= took.variant
+        without = forecast.total_seconds(settings, folds, dataclasses.replace(took, variant=0.0))
+        assert forecast.total_seconds(settings, folds, took) - without == pytest.approx(3 * times * took.variant)
 
 
 def test_what_other_programs_have_of_a_gpu_is_not_there(monkeypatch):
