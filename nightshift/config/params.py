@@ -221,9 +221,9 @@ class Settings(Params, EncoderSettings):
         if name not in self.arms:
             raise UserError(f"params.yaml: arms: no arm '{name}'; {nearest(name, list(self.arms))}")
         arm = self.arms[name]
-        train = self.train.model_copy(update=arm.overrides())
+        train = sections.Train(**dict(self.train) | arm.overrides())
         view = self.view if arm.uses_view else sections.View(mode="none")
-        shared: dict[str, Any] = {"name": name, "augment": self.augment, "view": view, "train": train}
+        shared: dict[str, Any] = {"name": name, "augment": self.augment.used, "view": view, "train": train}
         shared["arm"] = arm.resolved(self.preset)
         if isinstance(arm, WithoutEncoder):
             side, precision = arm.side(self.resolution), self.encoder.precision
@@ -239,6 +239,10 @@ class Settings(Params, EncoderSettings):
                 arm.resolved(self.preset)
             except ValueError as error:
                 raise ValueError(f"arms.{name}.{error}") from None
+            train = self.arm(name).train
+            late = isinstance(train.loss, sections.ClDice) and train.loss.from_epoch > train.most_epochs
+            if late and isinstance(arm, TrainedSection):
+                raise ValueError(f"arms.{name}: loss.from_epoch is after the last epoch, {train.most_epochs}; lower it")
         return self
 
 

@@ -74,12 +74,14 @@ def contents(settings: Settings) -> dict[str, dict[str, Any]]:
         encoder = arm.model_dump(include={"encoder", "preset"})
         of_encoder = ENCODER if encoder else ()
         own, packages = {"arm": arm.arm.own()}, ("torch", *of_encoder, *arm.arm.packages)
-        of_input = [*FILTERS] if arm.channels == "vesselness" else []
-        of_input += ["monai"] if arm.augment.variants or arm.augment.online else []
+        of_input = FILTERS if arm.channels == "vesselness" else ()
+        kept, vessel_loss = arm.augment.kept, arm.train.loss != "dice_bce"
+        of_kept = ("monai",) if kept.variants else ()
+        of_training = ("monai",) if kept.variants or arm.augment.online or vessel_loss else ()
         by_name |= {
             f"arms/{name}/probe": _content(encoder | {"name": name} | own, *packages),
-            f"arms/{name}/encode": _content(encoder | {"augment": arm.augment.model_dump()}, *of_encoder, *of_input),
-            f"arms/{name}/train": _content(arm.model_dump() | own, *packages, *of_input),
+            f"arms/{name}/encode": _content(encoder | {"augment": kept.model_dump()}, *of_encoder, *of_input, *of_kept),
+            f"arms/{name}/train": _content(arm.model_dump() | own, *packages, *of_input, *of_training),
             f"arms/{name}/evaluate": _content(settings.predict.model_dump(), *packages, *MEASURES),
         }
     return by_name

@@ -1,6 +1,6 @@
 """The sections of params.yaml, typed: what we do with an encoder and a data set. `arms` is in kinds.py."""
 
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, Field
 
@@ -78,7 +78,8 @@ class Augment(Section):
         online: arms without a prefix draw new variants in every epoch.
         mirror: left and right, LAO and RAO, half of the variants.
         rotation: degrees, at most.
-        scale, shift, elastic: of the side, at most.
+        scale, shift: of the side, at most.
+        elastic: of the side: standard deviation of what moves the control points, at most.
         gamma, contrast: factors between 1 / (1 + value) and 1 + value, and 1 - value and 1 + value.
         noise: standard deviation, of the range of grey values; `blur`: standard deviation in pixels, at most.
     """
@@ -94,6 +95,18 @@ class Augment(Section):
     contrast: Share
     noise: Share
     blur: Annotated[float, Field(ge=0)]
+
+    @property
+    def used(self) -> Self:
+        """The same; where no variants are made, nothing else is set, so that no stage depends on what it does not use."""
+        if self.variants or self.online:
+            return self
+        return self.model_copy(update={name: type(value)() for name, value in self})
+
+    @property
+    def kept(self) -> Self:
+        """What the variants depend on that are kept of a prefix."""
+        return self.model_copy(update={"online": False}).used
 
 
 class View(Section):

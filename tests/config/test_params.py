@@ -166,6 +166,8 @@ def test_wrong_value_names_the_key_and_what_is_valid(change, key, value):
         ({"encoder.resolution": 13}, f"encoder.resolution 13 {PATCH}: 14"),
         ({"arms.lora.blocks": [1, 6]}, "arms.lora.blocks [1, 6]: the encoder has blocks 0..5"),
         ({"arms.lora.blocks": {"last": 7}}, "arms.lora.blocks {'last': 7}: the encoder has blocks 0..5"),
+        ({"train.epochs": 4, "train.loss": {"cldice": 0.5, "from_epoch": 5}, "arms.frozen.epochs": 9},
+         "arms.lora: loss.from_epoch is after the last epoch, 4; lower it"),
         ({"compare.reference": "forzen"}, "compare.reference: no arm 'forzen'; did you mean 'frozen'?"),
         ({"arms.lora.kind": "lroa"}, "arms.lora.kind: no kind 'lroa'; did you mean 'lora'?"),
         ({"arms.lora": None}, "arms.lora: expected keys and values, got None"),
@@ -301,6 +303,9 @@ def test_an_arm_overrides_train_for_itself_alone(change):
     frozen = train.model_copy(update={"epochs": 3, "weight_decay": 0.0, "seeds": [7]})
     assert settings.arm("frozen").train == frozen
     assert settings.arm("lora").train == train.model_copy(update={"learning_rate": 0.5, "batch_size": 1})
+    change({"arms.lora.epochs": {"patience": 2, "at_most": 6}, "arms.lora.loss": {"cldice": 0.5, "from_epoch": 6}})
+    lora = params.read().arm("lora").train
+    assert (lora.most_epochs, lora.cldice(5), lora.cldice(6)) == (6, 0, 0.5)
     assert (train.epochs, train.learning_rate) == (PARAMS["train"]["epochs"], PARAMS["train"]["learning_rate"])
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import ROOT
 
 from nightshift.config import kinds, params, resolved, sections
@@ -53,6 +54,8 @@ def test_there_is_a_file_per_stage_and_arm(checkout):
         ({"arms.frozen.level": "neck"}, of_arm("frozen", "probe", "train")),
         ({"arms.frozen.epochs": 4}, of_arm("frozen", "train")),
         ({"augment.variants": 1}, {f"arms/{arm}/{step}" for arm in ("frozen", "lora") for step in ("encode", "train")}),
+        ({"augment.rotation": 20}, set()),  # of no variant
+        ({"augment.online": True}, of_arm("frozen", "train") | of_arm("lora", "train")),
         ({"prepare.val": 0.2}, {"prepare"}),
         ({"probe.ddp": False}, {"probe"}),
         ({"compare.margin": 0.02}, set()),
@@ -94,6 +97,11 @@ def test_settings_of_an_arm_without_an_encoder_name_nothing_of_it(change):
     assert found["arms/unet/encode"]["versions"] == {}
 
 
+def test_experiments_are_shown_with_every_section_of_the_settings():
+    pipeline = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
+    assert pipeline["stages"]["compare"]["params"] == list(params.Params.model_fields)
+
+
 def test_an_override_hides_the_key_of_train_from_its_arm(change):
     change({"arms.frozen.epochs": 4})
     assert changed_files(change, {"train.epochs": 5}) == of_arm("lora", "train")
@@ -127,7 +135,7 @@ def test_defaults_are_in_the_file(change):
     assert (arm["alpha"], arm["blocks"]) == (16.0, [0, 1, 2, 3, 4, 5])
 
 
-def test_versions_are_those_of_what_a_kind_needs(checkout, monkeypatch):
+def test_versions_are_those_of_what_a_kind_needs(change, monkeypatch):
     files = contents()
     assert files["arms/frozen/train"]["versions"].keys() == {"torch", "sam3"}
     assert files["arms/lora/train"]["versions"].keys() == {"torch", "sam3", "peft"}
@@ -135,6 +143,11 @@ def test_versions_are_those_of_what_a_kind_needs(checkout, monkeypatch):
     measuring = {"scikit-image", "scipy", "monai"}
     assert files["arms/lora/evaluate"]["versions"].keys() == {"torch", "sam3", "peft"} | measuring
     assert files["compare"]["versions"] == {}
+    change({"arms.lora.loss": {"cldice": 0.5, "from_epoch": 1}})
+    assert contents()["arms/lora/train"]["versions"].keys() == {"torch", "sam3", "peft", "monai"}
+    change({"augment.variants": 2})
+    assert contents()["arms/frozen/encode"]["versions"].keys() == {"torch", "sam3", "monai"}
+    files = contents()
     real = resolved._version
     monkeypatch.setattr(resolved, "_version", lambda package: "99" if package == "peft" else real(package))
     newer = contents()
