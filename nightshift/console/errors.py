@@ -36,9 +36,12 @@ def run(main: Callable[[], object]) -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         main()
-        print(end="", flush=True)
-    except BrokenPipeError:
         _exit_where_nothing_reads()
+    except SystemExit:  # of --help
+        _exit_where_nothing_reads()
+        raise
+    except BrokenPipeError:
+        _exit_where_nothing_reads("\n")  # without a buffer nothing is left that would show it
         raise
     except UserError as error:
         _exit(str(error))
@@ -71,17 +74,18 @@ def _has_number(error: Exception, number: int) -> bool:
     return getattr(error, "errno", None) == number or f"(os error {number})" in text or f"[Errno {number}]" in text
 
 
-def _exit_where_nothing_reads() -> None:
-    """Exit with status 1 if the pipe that broke is our own output, which an empty line shows."""
+def _exit_where_nothing_reads(text: str = "") -> None:
+    """Exit with status 1 if nothing reads our output any more, as writing `text` and what is left to it shows."""
     try:
-        print(flush=True)
+        print(end=text, flush=True)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is flushed when Python ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more when it ends
         sys.exit(1)
 
 
 def _exit(line: str) -> NoReturn:
     print(f"error: {' '.join(line.split())}", file=sys.stderr)
+    _exit_where_nothing_reads()
     sys.exit(1)
 
 

@@ -38,7 +38,9 @@ def ddp_over_gloo(processes: int = 2) -> Iterator[Callable[[], dict[str, str]]]:
             started[stack.enter_context(subprocess.Popen(command, stderr=said))] = said
 
         def errors() -> dict[str, str]:
-            while any([process.poll() is None for process in started]):
+            running = True
+            while running:
+                running = any([process.poll() is None for process in started])
                 for process, said in started.items():
                     if process.returncode:  # the others would wait half an hour for it
                         said.seek(0)

@@ -60,8 +60,9 @@ def test_an_error_of_the_system_that_no_user_corrects_is_a_bug():
 
 
 @pytest.mark.parametrize("lines", [1, 10_000])  # fewer than a buffer holds are written only at the end
-def test_output_that_nothing_reads_ends_without_a_traceback(lines):
-    code = f"from nightshift.console.errors import run; run(lambda: [print('line') for _ in range({lines})])"
+@pytest.mark.parametrize("end", ["", ", sys.exit(0)"])
+def test_output_that_nothing_reads_ends_without_a_traceback(lines, end):
+    code = f"import sys; from nightshift.console.errors import run; run(lambda: (print('line\\n' * {lines}){end}))"
     started = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     started.stdout.close()
     with started.stderr:

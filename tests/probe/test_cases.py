@@ -136,14 +136,20 @@ def test_ddp_over_gloo_with_two_real_processes():
         assert errors() == {"as_shipped": "", "repaired": ""}
 
 
-def test_a_process_that_dies_before_it_meets_the_other_is_named_at_once(monkeypatch):
-    popen = subprocess.Popen
+@pytest.mark.parametrize("ranks", ["1", "01"])
+def test_a_process_that_dies_before_it_meets_the_other_is_named_at_once(monkeypatch, ranks):
+    popen, dead = subprocess.Popen, []
 
     def dying(command, **keys):
-        return popen([*command[:1], "-c", "raise SystemExit('no room')"] if command[3] == "1" else command, **keys)
+        if command[3] not in ranks:
+            return popen(command, **keys)
+        dead.append(popen([*command[:1], "-c", "raise SystemExit('no room')"], **keys))
+        return dead[-1]
 
     monkeypatch.setattr(subprocess, "Popen", dying)
     with pytest.raises(RuntimeError, match="no room"), ddp_over_gloo() as errors:
+        for process in dead:
+            process.wait()
         errors()
 
 
