@@ -46,16 +46,16 @@ def evaluate_model(
     rule: Rule,
     pictures: Path,
     progress: Callable[[Iterable[int]], Iterable[int]],
+    spaced: bool,
     first: int = 0,
 ) -> tuple[list[Cells], list[Cells]]:
     """A row (COLUMNS) per case with masks by `rule`, and one (ABLATIONS) per case and ablation.
 
-    After COLUMNS come MILLIMETRES, where every case has a spacing, and the cases' groups.
+    After COLUMNS come MILLIMETRES, where every test case of every fold is `spaced`, and the cases' groups.
     Maps and masks go to pictures/probability-SEED-NNNNN.png and prediction-SEED-NNNNN.png, numbered from `first`.
     """
     rows: list[Cells] = []
     ablated: list[Cells] = []
-    spaced = all_spaced(cases)
     for i in progress(range(len(cases))):
         case = cases[i]
         angles = angles_of(case, card.settings.view.mode)
@@ -86,9 +86,9 @@ def external_rows(
     return rows
 
 
-def all_spaced(cases: Cases) -> bool:
+def all_spaced(*parts: Cases) -> bool:
     """Whether the size of a pixel is known of every case."""
-    return all(row.get(SPACING[0]) for row in cases.rows)
+    return all(row.get(SPACING[0]) for cases in parts for row in cases.rows)
 
 
 def measured(case: Case, probability: np.ndarray, mask: np.ndarray, run: tuple[int, int], spaced: bool) -> Cells:
@@ -186,6 +186,7 @@ def evaluate_arm(name: str, predict: Predict) -> None:
         seed_everything(0)
         pictures.mkdir()
         start, first = time.perf_counter(), 0
+        spaced = all_spaced(*(open_part(fold, "test") for fold in folders))
         for fold, of_fold in folders.items():
             cases = open_part(fold, "test")
             write_pictures(cases, pictures, first)
@@ -195,7 +196,7 @@ def evaluate_arm(name: str, predict: Predict) -> None:
                 progress = bar(f"evaluate {name}, fold {fold}, seed {card.seed}", "case")
                 rule = rule_of(model, card, predict, open_part(fold, "val"))
                 rules[f"{folder.parent.name}/{folder.name}"] = rule
-                found, more = evaluate_model(model, cases, card, rule, pictures, progress, first)
+                found, more = evaluate_model(model, cases, card, rule, pictures, progress, spaced, first)
                 rows += found
                 ablated += more
                 of_second += external_rows(model, second, card, rule, progress)

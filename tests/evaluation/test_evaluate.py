@@ -45,7 +45,8 @@ def evaluated(settings, cases, checkout, card=None):
     card = card or card_of(settings)
     folder = checkout / f"pictures-{card.threshold}"
     folder.mkdir()
-    rows, ablated = evaluate.evaluate_model(new_model(settings).eval(), cases, card, rule_of_card(card), folder, iter)
+    model, rule, spaced = new_model(settings).eval(), rule_of_card(card), evaluate.all_spaced(cases)
+    rows, ablated = evaluate.evaluate_model(model, cases, card, rule, folder, iter, spaced)
     return rows, {(one["case_id"], one["ablation"]): one for one in ablated}, folder
 
 
@@ -159,7 +160,7 @@ def test_without_an_encoder_there_are_no_tokens_to_take_away(small, cases, check
     settings, some = small(WITHOUT_ENCODER, name), cases(VIEWS)
     model = kind_of(settings).build(settings).eval()
     rows, ablated = evaluate.evaluate_model(
-        model, some, card_of(settings), rule_of_card(card_of(settings)), checkout, iter
+        model, some, card_of(settings), rule_of_card(card_of(settings)), checkout, iter, spaced=False
     )
     assert len(rows) == len(VIEWS)
     assert [one["ablation"] for one in ablated] == ablations * len(VIEWS)

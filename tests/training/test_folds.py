@@ -9,10 +9,10 @@ from helpers.models import PLAIN
 from PIL import Image
 
 from nightshift.console.errors import UserError
-from nightshift.core.io import read_csv, read_json, remove
+from nightshift.core.io import read_csv, read_json, remove, write_csv
 from nightshift.data import dataset
-from nightshift.data.dataset import open_part, read_folds
-from nightshift.data.locations import PREPARED
+from nightshift.data.dataset import SPACING, open_part, read_folds
+from nightshift.data.locations import DETAILS, PREPARED
 from nightshift.data.shards import Shards
 from nightshift.evaluation.evaluate import evaluate_arm
 from nightshift.feature_cache import EncodeSettings, encode_arm
@@ -71,6 +71,18 @@ def test_encode_opens_no_mask_and_train_no_test_case(folds, monkeypatch):
     monkeypatch.setattr(arm_module, "train_model", checked)
     train_arm(settings)
     assert next(at, None) is None
+
+
+def test_where_a_case_of_one_fold_has_no_spacing_all_folds_are_measured_in_pixels(folds):
+    settings = folds(4, arm="unet")
+    train_arm(settings)
+    rows = [{"row_spacing": 0.5, "column_spacing": 0.5} for _ in range(8)]
+    write_csv(PREPARED / DETAILS, SPACING, rows)
+    evaluate_arm("unet", PLAIN)
+    assert all(row["hd95_mm"] for row in read_csv("reports/evaluation/unet/cases.csv"))
+    write_csv(PREPARED / DETAILS, SPACING, [*rows[:-1], dict.fromkeys(SPACING, "")])
+    evaluate_arm("unet", PLAIN)
+    assert "hd95_mm" not in read_csv("reports/evaluation/unet/cases.csv")[0]
 
 
 @pytest.mark.parametrize("count", [1, 4])

@@ -156,7 +156,7 @@ def test_evaluation_is_at_native_size(small, prepared, tmp_path):
     settings, cases = small(), prepared["test"]
     arm = new_model(settings, 3).eval()
     rows, _ = evaluate.evaluate_model(
-        arm, cases, card_of(settings, seed=4), rule_of_card(card_of(settings)), tmp_path, iter
+        arm, cases, card_of(settings, seed=4), rule_of_card(card_of(settings)), tmp_path, iter, spaced=False
     )
     evaluate.write_pictures(cases, tmp_path)
     for i, (row, case) in enumerate(zip(rows, cases, strict=True)):
