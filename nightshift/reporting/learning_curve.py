@@ -34,6 +34,7 @@ from nightshift.reporting.significance import fewest_units, mean_interval, per_u
 REACH = 2  # times the largest number of patients
 FEWEST_NUMBERS = 4  # of patients: a power law goes through any three points
 DRAWS = 2000
+STILL = 1e-6  # distance of an untrained arm's Dice, of six decimals, from its curve, at most
 STEPS = 200  # numbers of patients at which the band is asked, evenly spaced on a logarithmic axis
 
 Answer = Literal["pays from", "stops paying", "pays", "does not pay", "cannot tell"]
@@ -184,17 +185,24 @@ def _by_unit(table: pd.DataFrame, arms: list[str]) -> pd.DataFrame:
 def _noise_of_trainings(
     table: pd.DataFrame, arms: list[str], numbers: Floats, curves: PowerLaw, level: float
 ) -> Floats:
-    """Standard deviation (arms, numbers) of a mean over an arm's trainings, by their distance from the curves."""
+    """Standard deviation (arms, numbers) of a mean over an arm's trainings, by their distance from the curves.
+
+    An arm that never leaves its curve is not trained: it has none, and says nothing of that of the others.
+    """
     grouped = table.groupby(["arm", "patients", "seed"])
     trainings = grouped[["case_id", "patient_id", "dice"]].apply(lambda rows: per_unit(rows, "dice").mean())
     expected = pd.DataFrame(curves(numbers), index=arms, columns=numbers).stack()
     cell = pd.MultiIndex.from_arrays([trainings.index.get_level_values(i) for i in (0, 1)])
-    residuals = trainings.to_numpy() - expected.reindex(cell).to_numpy()
-    freedom = len(residuals) - 3 * len(arms)
+    residuals = pd.Series(trainings.to_numpy() - expected.reindex(cell).to_numpy(), index=cell)
+    trained = (residuals.abs().groupby(level=0).max() > STILL).reindex(arms).to_numpy()
+    residuals = residuals[residuals.index.isin(np.array(arms)[trained], level=0)]
+    if residuals.empty:
+        return np.zeros((len(arms), len(numbers)))
+    freedom = len(residuals) - 3 * trained.sum()
     sure = 1 - level / 2
     sigma = np.sqrt((residuals**2).sum() / freedom) * stats.t.ppf(sure, freedom) / stats.norm.ppf(sure)
     counts = trainings.groupby(level=[0, 1]).size().reindex(expected.index).to_numpy()
-    return sigma / np.sqrt(counts.reshape(len(arms), len(numbers)))
+    return trained[:, None] * sigma / np.sqrt(counts.reshape(len(arms), len(numbers)))
 
 
 def _samples(values: Floats, noise: Floats, numbers: Floats, grid: Floats) -> Floats:

@@ -175,7 +175,7 @@ def holm(p: Mapping[Key, float]) -> dict[Key, float]:
 def patients_needed(differences: Floats, level: float = 0.05) -> int | None:
     """Units that a study needs for a power of POWER if the true difference is the observed one; None where that is 0.
 
-    None too for one unit, which shows no spread.
+    None too for one unit, which shows no spread. It is more than these where the test of these does not reject.
 
     n = ((z(1 - level/2) + z(POWER)) s / d)^2 + z(1 - level/2)^2 / 2 (Guenther, The American Statistician 35, 1981).
     """
@@ -184,7 +184,8 @@ def patients_needed(differences: Floats, level: float = 0.05) -> int | None:
         return None
     sure, power = stats.norm.ppf(1 - level / 2), stats.norm.ppf(POWER)
     needed = ((sure + power) * differences.std(ddof=1) / delta) ** 2 + sure**2 / 2
-    return max(math.ceil(float(needed)), fewest_units(level))
+    told = sign_flip_test(differences, level).p < level
+    return max(math.ceil(float(needed)), fewest_units(level), 0 if told else n + 1)
 
 
 def mean_interval(values: Floats, level: float = 0.05) -> Interval:

@@ -163,6 +163,11 @@ def test_seeds_narrow_the_band_and_their_spread_widens_it():
         return (band["high"] - band["low"]).mean()
 
     assert width(1, 0.03) > 1.5 * width(1, 0.001)
+    table = planted({"frozen": STEEP, "lora": STEEP}, 20, np.random.default_rng(0), training=0.03)
+    least = table[(table["arm"] == "frozen") & (table["patients"] == NUMBERS[0])]
+    still = pd.concat([least.assign(arm="vesselness", patients=n) for n in NUMBERS])  # a filter: nothing is trained
+    bands = [learning_curves(rows, "frozen").band["lora"] for rows in (table, pd.concat([table, still]))]
+    assert np.subtract(*[(band["high"] - band["low"]).mean() for band in bands]) <= 0
     assert width(4, 0.03) < 0.8 * width(1, 0.03)
 
 

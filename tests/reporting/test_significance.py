@@ -287,6 +287,8 @@ def test_patients_needed_has_limits():
     assert patients_needed(np.array([0.1, 0.2, -0.3]) / 3) is None  # their sum is 5.6e-17
     assert patients_needed(np.full(3, 0.1)) == fewest_units(0.05) == 6
     assert patients_needed(np.full(3, 0.1), 0.01) == 8
+    differences = np.array([0.10, 0.11, 0.09, 0.10, 0.12, -0.001])  # nearly all of a sign, and p is 4 / 64
+    assert sign_flip_test(differences).p > 0.05 and patients_needed(differences) == 7
 
 
 def test_the_interval_of_a_mean_is_scipys():
