@@ -134,8 +134,8 @@ def key_of(file: str, path: str, raw: Sequence[Any]) -> str:
     arm = f"arms.{file.split('/')[1]}"
     if section == "train" and any(value_at(values, f"{arm}.{rest}") is not None for values in raw):
         return f"{arm}.{rest}"
-    if path == "encoder.resolution" and same(path):
-        return ""  # native: another size of the preset
+    if (path == "encoder.resolution" or section == "augment") and same(path):
+        return ""  # native: another size of the preset; with no variants nothing else of augment is used
     return f"{arm}.{rest}".rstrip(".") if section == "arm" else path
 
 

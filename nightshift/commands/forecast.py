@@ -21,6 +21,7 @@ from nightshift.console.progress import Progress
 from nightshift.data.augmentation import varied
 from nightshift.data.channels import input_of
 from nightshift.data.letterbox import mask_to_square
+from nightshift.data.samples import remembered
 from nightshift.engine.device import autocast, give_memory_back
 from nightshift.feature_cache import cases_kept
 from nightshift.model.base import ArmModel
@@ -35,7 +36,7 @@ class Time:
     """Seconds, measured.
 
     `step`: a training step. `prefix`: one case through the frozen prefix. `case`: one case through the whole model.
-    `variant`: to make one of a case.
+    `variant`: to make one that is made once, not in every step.
     `passes`: how many times the validation cases are asked per seed. `measured`: by what, for a message.
     """
 
@@ -110,7 +111,7 @@ def measure(settings: ArmSettings, device: torch.device, progress: Progress) -> 
     if settings.augment.variants or settings.augment.online:
         variant = _warm_seconds(partial(_vary_one, settings))
     if settings.augment.online and not start:
-        loading += variant
+        loading, variant = loading + variant, 0.0
 
     def step(cases: int) -> float:
         """Of a batch and of loading it; for a GPU that is done meanwhile, and what takes longer counts."""
@@ -188,12 +189,16 @@ def total_seconds(settings: ArmSettings, folds: Sequence[FoldSize], took: Time) 
     """
     train, suffix = settings.train, max(0.0, took.case - took.prefix)
     cases = folds[0].train + folds[0].val + folds[0].test
-    variants = settings.augment.variants * took.variant  # of a case: of its frame by encode, and once per training
-    seconds = cases_kept(settings.augment, cases) * took.prefix + (cases * variants if took.prefix else 0)
+    variants = settings.augment.variants
+    seconds = cases_kept(settings.augment, cases) * took.prefix
+    seconds += cases * variants * took.variant if took.prefix else 0
     for fold in folds:
         size = fold.with_patients(train.patients)
         steps = -(-size.train // train.batch_size)
         seconds += settings.trainings * took.passes * (steps * took.step + size.val * suffix)
-        seconds += settings.trainings * size.train * variants
+        made = float(size.train * variants)  # in a training: all once, or those that each epoch draws
+        if size.train + made > remembered(settings):
+            made = took.passes * made / (1 + variants)
+        seconds += settings.trainings * made * took.variant
         seconds += len(train.seeds) * (size.test + size.external) * took.case
     return seconds

@@ -98,7 +98,7 @@ class Augment(Section):
 
     @property
     def used(self) -> Self:
-        """The same; where no variants are made, nothing else is set, so that no stage depends on what it does not use."""
+        """The same; with no variants nothing else is set, so that no stage depends on what it does not use."""
         if self.variants or self.online:
             return self
         return self.model_copy(update={name: type(value)() for name, value in self})

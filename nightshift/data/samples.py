@@ -31,7 +31,7 @@ class TrainingCases(torch.utils.data.Dataset[dict[str, Tensor | int]]):
         self.cases, self.kept, self.settings = cases, kept, settings
         self._read: Callable[[int], dict[str, Tensor | int]] = self._read_again
         if settings.augment.variants or settings.channels != "grey":  # that takes longer than a step of a small model
-            self._read = lru_cache(REMEMBERED // (16 * settings.resolution**2))(self._read_again)
+            self._read = lru_cache(remembered(settings))(self._read_again)
 
     @property
     def online(self) -> bool:
@@ -68,6 +68,11 @@ class TrainingCases(torch.utils.data.Dataset[dict[str, Tensor | int]]):
     def batch(self, numbers: Sequence[int]) -> dict[str, Tensor]:
         """Some of them as one, empty for none."""
         return default_collate([self[i] for i in numbers]) if numbers else {}
+
+
+def remembered(settings: ArmSettings) -> int:
+    """Number of cases, with their variants, that take no more than REMEMBERED: images and targets in float32."""
+    return REMEMBERED // (16 * settings.resolution**2)
 
 
 def angles_of(case: Case, mode: str) -> tuple[float, float]:

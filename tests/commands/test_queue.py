@@ -108,6 +108,13 @@ def test_another_size_of_the_encoder_is_named_once(checkout, committed, change):
     assert set(differences(committed, "frozen")) == {"conf/encoder/tiny.yaml:img_size", "encoder.resolution"}
 
 
+def test_variants_are_named_without_what_only_they_use(checkout, committed, change):
+    change({"augment.variants": 2})
+    assert set(differences(committed, "frozen")) == {"augment.variants", "monai"}
+    change({"augment.rotation": 20})
+    assert set(differences(committed, "frozen")) == {"augment.variants", "augment.rotation", "monai"}
+
+
 def test_a_version_is_that_of_the_run_where_the_cache_has_it(checkout, committed):
     here = collecting.contents_of(params.read(), ["frozen"])["arms/frozen/train"]
     there = here | {"versions": here["versions"] | {"torch": "1.0"}}
